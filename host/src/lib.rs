@@ -1,1 +1,4 @@
+//! Pacos: the Alpaca recipe as a framework. The host runtime.
 
+pub mod manifest;
+pub mod models;
