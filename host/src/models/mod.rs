@@ -1,11 +1,13 @@
 //! Models behind roles: providers, limits, prices, the record of what was asked.
 
 mod budget;
+pub mod openai;
 mod provider;
 mod rate;
 mod request;
 mod service;
 
+pub use openai::OpenAiProvider;
 pub use provider::{Attempt, BoxFuture, Failure, FailureKind, Provider};
 pub use service::{Asker, Served, Service};
 
