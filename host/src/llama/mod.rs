@@ -1,0 +1,13 @@
+//! The LLaMA family itself: configuration, weights in and out, tokenizer and inference.
+//!
+//! Everything here knows models and nothing of recipes, plugins or money.
+
+pub mod config;
+mod durable;
+pub mod gguf;
+pub mod rope;
+mod safetensors_file;
+pub mod weights;
+
+pub use config::{ConfigError, LlamaConfig, RopeScaling};
+pub use weights::{Weights, WeightsError};
