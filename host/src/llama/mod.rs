@@ -7,7 +7,9 @@ mod durable;
 pub mod gguf;
 pub mod rope;
 mod safetensors_file;
+pub mod tokenizer;
 pub mod weights;
 
 pub use config::{ConfigError, LlamaConfig, RopeScaling};
+pub use tokenizer::{ChatMessage, Tokenizer, TokenizerError};
 pub use weights::{Weights, WeightsError};
