@@ -56,7 +56,9 @@ pub enum TokenizerError {
         reason: String,
     },
     /// The model was not made for chat.
-    #[error("this model has no chat template; ask it with a plain prompt, or name an instruction-tuned model")]
+    #[error(
+        "this model has no chat template; ask it with a plain prompt, or name an instruction-tuned model"
+    )]
     NoChatTemplate,
     /// The chat template failed on these messages.
     #[error("the model's chat template refuses these messages: {0}")]
@@ -135,8 +137,7 @@ impl Tokenizer {
             path: path.to_owned(),
             reason,
         };
-        let inner: tokenizers::Tokenizer =
-            json.parse().map_err(|e| unusable(format!("{e}")))?;
+        let inner: tokenizers::Tokenizer = json.parse().map_err(|e| unusable(format!("{e}")))?;
         let (token_bytes, special) = bytes::table(&inner, &json).map_err(unusable)?;
         Ok(Self {
             inner,
@@ -155,11 +156,7 @@ impl Tokenizer {
 
     /// Tokens of a text. Special tokens written in the text become themselves;
     /// `add_special_tokens` also adds what the model wants around every text (a first token, mostly).
-    pub fn encode(
-        &self,
-        text: &str,
-        add_special_tokens: bool,
-    ) -> Result<Vec<u32>, TokenizerError> {
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
         self.inner
             .encode_fast(text, add_special_tokens)
             .map(|encoding| encoding.get_ids().to_vec())
@@ -181,9 +178,7 @@ impl Tokenizer {
 
     /// The bytes that a token stands for; of a special token, its written form. Empty for unknown ids.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
-        self.token_bytes
-            .get(id as usize)
-            .map_or(&[], Vec::as_slice)
+        self.token_bytes.get(id as usize).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a token is a special one, which text decoding leaves out.
