@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn shares(mut sampler: Sampler, logits: &[f32]) -> Vec<f64> {
-        const DRAWS: usize = 20_000;
+        const DRAWS: usize = 10_000;
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..DRAWS {
             counts[sampler.sample(logits).unwrap() as usize] += 1.0 / DRAWS as f64;
@@ -199,10 +199,10 @@ mod tests {
 
     #[test]
     fn top_p_looks_past_the_first_tokens_of_a_flat_distribution() {
-        let logits = vec![0.0; 5000];
+        let logits = vec![0.0; 1000];
         let kept = shares(sampler(|r| r.top_p = 0.5), &logits);
-        assert!(kept[2600..].iter().all(|s| *s == 0.0));
-        assert!(kept[2000..2500].iter().any(|s| *s > 0.0));
+        assert!(kept[520..].iter().all(|s| *s == 0.0));
+        assert!(kept[400..500].iter().any(|s| *s > 0.0));
     }
 
     #[test]

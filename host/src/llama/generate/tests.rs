@@ -295,6 +295,7 @@ fn impossible_requests_are_refused_in_words() {
             "token 5000 is outside the model's vocabulary of 272"
         );
         let schema = refused(CompletionRequest {
+            max_tokens: Some(5),
             constraint: Some(Constraint::JsonSchema(json!({"type": "nonsense"}))),
             ..request("a", 0)
         })

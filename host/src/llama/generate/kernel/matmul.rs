@@ -51,10 +51,6 @@ impl PackedMatrix {
         }
     }
 
-    pub(in super::super) fn outputs(&self) -> usize {
-        self.outputs
-    }
-
     /// Computes `y[r, o] = sum over i of x[r, i] * w[o, i]` for every row of `x` (`[rows, inputs]`).
     ///
     /// # Panics
