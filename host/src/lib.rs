@@ -2,6 +2,7 @@
 
 pub mod fault;
 pub mod ledger;
+pub mod llama;
 pub mod manifest;
 pub mod models;
 pub mod plugin;
