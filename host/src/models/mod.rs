@@ -1,12 +1,14 @@
 //! Models behind roles: providers, limits, prices, the record of what was asked.
 
 mod budget;
+mod local;
 pub mod openai;
 mod provider;
 mod rate;
 mod request;
 mod service;
 
+pub use local::LocalProvider;
 pub use openai::OpenAiProvider;
 pub use provider::{Attempt, BoxFuture, Failure, FailureKind, Provider};
 pub use service::{Asker, Served, Service};

@@ -230,6 +230,16 @@ impl Service {
         if let Some(outcome) = self.ledger.outcome(key)? {
             return Ok(handed_over(outcome));
         }
+        let seeded;
+        let request = if model.served.provider.wants_seed() && request.seed.is_none() {
+            seeded = Request {
+                seed: Some(sample),
+                ..request.clone()
+            };
+            &seeded
+        } else {
+            request
+        };
         let outcome = self.attempts(&model, asker, key, request).await?;
         drop(place);
         Ok(handed_over(outcome))

@@ -8,8 +8,8 @@
 //!
 //! Scores are those of the Python package `rouge_score` 0.1.2 (no stemmer), to the last bit: the
 //! same tokens and the same floating-point operations in the same order. That matters at the
-//! threshold itself: 2 · 7 / (10 + 10) is 0.7000000000000001 there and dropped, while other
-//! pairs with the same fraction come to 0.7 and stay.
+//! threshold itself: seven common words of 10 and 10 score 0.7 and stay, of 9 and 11 they score
+//! 0.7000000000000001 and go.
 //!
 //! Tokens are the runs of `a` to `z` and `0` to `9` in the lower-cased text. A text in another script
 //! has none: its score is 0, and it is never dropped, as in the original.
