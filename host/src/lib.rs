@@ -1,5 +1,6 @@
 //! Pacos: the Alpaca recipe as a framework. The host runtime.
 
+pub mod cli;
 pub mod fault;
 pub mod ledger;
 pub mod llama;

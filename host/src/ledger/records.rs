@@ -1,5 +1,7 @@
 //! What the ledger records, as typed reads and writes. All SQL of the run's first half is here.
 
+use std::path::Path;
+
 use pacos_plugin::{
     Candidate, CandidateId, Decision, Error, Judged, Payload, Place, Proposals, Reject, Reply,
     Verdict,
@@ -321,6 +323,45 @@ impl Ledger {
             )?
             .execute(params![key.0, outcome, reply, failure])
             .map(drop)
+        })
+        .await
+    }
+
+    /// Takes over the recorded replies of another run. They cost nothing here, and what they
+    /// cost there is not counted against this run's budget.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `meta`")]
+    pub async fn import_replies(&self, other: &Path) -> Result<(), LedgerError> {
+        let rows = {
+            let other = super::open_reader(other)?;
+            let error = LedgerError::sqlite("reading the other run's replies");
+            let mut select = other
+                .prepare(
+                    "SELECT key, model, identity, body, reply FROM request_ WHERE outcome = 'answered'",
+                )
+                .map_err(&error)?;
+            let rows = select
+                .query_map([], |r| {
+                    Ok((
+                        r.get::<_, [u8; 32]>(0)?,
+                        r.get::<_, String>(1)?,
+                        r.get::<_, String>(2)?,
+                        r.get::<_, String>(3)?,
+                        r.get::<_, String>(4)?,
+                    ))
+                })
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+                .map_err(&error)?;
+            rows
+        };
+        self.write("taking over replies", move |c| {
+            for (key, model, identity, body, reply) in rows {
+                c.prepare_cached(
+                    "INSERT INTO request_ (key, model, identity, body, outcome, reply)
+                     VALUES (?1, ?2, ?3, ?4, 'answered', ?5) ON CONFLICT DO NOTHING",
+                )?
+                .execute(params![key, model, identity, body, reply])?;
+            }
+            Ok(())
         })
         .await
     }

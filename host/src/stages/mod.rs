@@ -3,11 +3,15 @@
 mod calls;
 mod filter;
 mod generate;
+mod prepare;
+mod run;
 mod seeds;
 
 use std::sync::Arc;
 
-pub use generate::{Finished, Generate, Progress};
+pub use generate::{Finished, Generate, Progress as GenerateProgress};
+pub use prepare::{FetchProgress, OpenError, Prepared, prepare, source_name};
+pub use run::{Options, OtherRun, Outcome, RunError, run};
 pub use seeds::{SeedError, load as load_seeds};
 
 use crate::{
