@@ -8,7 +8,7 @@ use crate::{
     action::tokens,
     words::{
         ACTIONS, ADJECTIVES, CONSTRAINTS, FAVOURITES, FLAVOURS, NOUNS, READINGS, SENTENCES,
-        SETTINGS,
+        SETTINGS, TEXTS,
     },
 };
 
@@ -23,8 +23,8 @@ pub fn alpaca_teacher() -> AlpacaTeacher {
 }
 
 /// Answers self-instruct prompts with tasks: `###`-separated text where a completion is asked,
-/// `{"tasks": [{instruction, input, output}, ...]}` where a chat asks for JSON with such a
-/// schema. Another schema gets a value that satisfies it, any other conversation a short text.
+/// `{"tasks": [{instruction, input, output}, ...]}` where such a schema is sent or the prompt
+/// shows such JSON. Another schema gets a value that satisfies it, any other conversation a short text.
 #[derive(Debug, Clone)]
 pub struct AlpacaTeacher {
     /// Another seed is another teacher: every reply differs.
@@ -44,7 +44,7 @@ pub struct Faults {
     pub empty: f64,
     /// Replies that stop in the middle, with `finish_reason` `length`.
     pub length_cut: f64,
-    /// Replies that are nothing but `###`.
+    /// Replies that are nothing but `###`, where `###`-separated text is asked for.
     pub hash_flood: f64,
     /// Tasks whose block or object does not have the form asked for.
     pub malformed: f64,
@@ -103,6 +103,7 @@ impl AlpacaTeacher {
     fn reply(&self, request: &Recorded) -> Reply {
         let mut dice = Dice(request.identity ^ self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let schema = &request.body["response_format"]["json_schema"]["schema"];
+        let prompt = request.prompt();
         let text = if schema.is_object() {
             let mut value = self.value(schema, &mut dice);
             if dice.chance(self.faults.empty) {
@@ -112,8 +113,11 @@ impl AlpacaTeacher {
                 Value::Null => String::new(),
                 value => value.to_string(),
             }
-        } else if let Some(first) = open_number(&request.prompt()) {
+        } else if let Some(first) = open_number(&prompt) {
             self.alpaca(first, &mut dice)
+        } else if prompt.contains("{\"tasks\": [{\"instruction\"") {
+            let tasks = asked_for(&prompt).unwrap_or(self.tasks);
+            self.value(&task_schema(tasks), &mut dice).to_string()
         } else {
             answer(pick(&mut dice, &NOUNS), 2, &mut dice)
         };
@@ -261,9 +265,9 @@ impl Task {
     fn new(thing: &str, output: String, dice: &mut Dice) -> Self {
         let with_input = dice.chance(0.4);
         let action = if with_input {
-            pick(dice, &READINGS)
+            format!("{} {}", pick(dice, &READINGS), pick(dice, &TEXTS))
         } else {
-            pick(dice, &ACTIONS)
+            pick(dice, &ACTIONS).to_owned()
         };
         let adjective = pick(dice, &ADJECTIVES);
         let article = match adjective.as_bytes()[0] {
@@ -297,6 +301,27 @@ fn open_number(prompt: &str) -> Option<u32> {
     let rest = prompt.trim_end().strip_suffix(". Instruction:")?;
     let digits = rest.len() - rest.trim_end_matches(|c: char| c.is_ascii_digit()).len();
     rest[rest.len() - digits..].parse().ok()
+}
+
+/// The number in the last "Write 5 tasks" or "Write 5 more tasks" of a prompt.
+fn asked_for(prompt: &str) -> Option<usize> {
+    let (_, rest) = prompt.rsplit_once("Write ")?;
+    let mut words = rest.split_whitespace();
+    let number = words.next()?.parse().ok()?;
+    let word = words.find(|word| *word != "more")?;
+    word.starts_with("task").then_some(number)
+}
+
+/// What a prompt asks for that shows the form of the reply and sends no schema.
+fn task_schema(tasks: usize) -> Value {
+    json!({"properties": {"tasks": {
+        "type": "array", "minItems": tasks, "maxItems": tasks,
+        "items": {"properties": {
+            "instruction": {"type": "string"},
+            "input": {"type": "string"},
+            "output": {"type": "string"},
+        }},
+    }}})
 }
 
 /// Ends the text as a server does: at the first stop sequence, at `max_tokens`, or, for a share

@@ -229,8 +229,8 @@ fn classify(target: &Target, status: u16, words: &Words, after: Option<Duration>
         _ if is_context_length(words) => Failure::refused(
             "context-length",
             format!(
-                "prompt and reply do not fit in the context of model `{table}` ({status}): {said}; \
-                 ask for fewer tokens, shorten the prompt, or state the true \
+                "prompt and reply exceed the maximum context length of model `{table}` \
+                 ({status}): {said}; ask for fewer tokens, shorten the prompt, or state the true \
                  `models.{table}.context_length`"
             ),
         ),
