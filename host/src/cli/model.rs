@@ -1,6 +1,5 @@
 //! `pacos model`.
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 
 use super::{Failed, progress};
@@ -40,9 +39,7 @@ pub(super) fn model(args: ModelArgs) -> Result<(), Failed> {
         ModelCommand::Inspect { source } => {
             let model = llama::open(&source_of(&source)?, &mut progress::fetching())
                 .map_err(|error| Failed::Other(error.into(), 3))?;
-            let config = serde_json::to_string_pretty(&model.config)
-                .context("the configuration has string keys")?;
-            println!("{config}");
+            println!("{:#}", model.config.to_json("float32"));
             println!("parameters {}", model.config.parameter_count());
             println!("sha256     {}", model.identity);
         }

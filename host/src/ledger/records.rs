@@ -339,7 +339,7 @@ impl Ledger {
                     "SELECT key, model, identity, body, reply FROM request_ WHERE outcome = 'answered'",
                 )
                 .map_err(&error)?;
-            let rows = select
+            select
                 .query_map([], |r| {
                     Ok((
                         r.get::<_, [u8; 32]>(0)?,
@@ -350,8 +350,7 @@ impl Ledger {
                     ))
                 })
                 .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(&error)?;
-            rows
+                .map_err(&error)?
         };
         self.write("taking over replies", move |c| {
             for (key, model, identity, body, reply) in rows {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     llama::{self, Engine, EngineOptions, ModelSource},
     manifest::{self, Model, PluginSource, Problem, Problems, Provider, Recipe, Seeds},
-    models::{LocalProvider, OpenAiProvider, Provider as _, Served},
+    models::{LocalProvider, OpenAiProvider, Served},
     plugin::{Loaded, Stage},
     stages::seeds,
 };

@@ -54,12 +54,15 @@ pub enum RunError {
     Stage(#[from] StageError),
 }
 
-impl<T: Into<StageError>> From<T> for RunError
-where
-    StageError: From<T>,
-{
-    fn from(error: T) -> Self {
-        RunError::Stage(StageError::from(error))
+impl From<crate::ledger::LedgerError> for RunError {
+    fn from(error: crate::ledger::LedgerError) -> Self {
+        RunError::Stage(error.into())
+    }
+}
+
+impl From<crate::ledger::RunDirError> for RunError {
+    fn from(error: crate::ledger::RunDirError) -> Self {
+        RunError::Stage(error.into())
     }
 }
 
