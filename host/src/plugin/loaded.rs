@@ -151,7 +151,7 @@ impl Loaded {
     async fn bare(&self) -> Result<Box<dyn Instance>, CallError> {
         Ok(match &self.carrier {
             Carrier::Wasm(component) => Box::new(component.instantiate().await?),
-            Carrier::Native(library) => Box::new(library.instantiate()),
+            Carrier::Native(library) => Box::new(library.instantiate()?),
         })
     }
 

@@ -92,8 +92,23 @@ impl NativePlugin {
                 size_of::<PluginTable>()
             )));
         }
-        // SAFETY: magic, major and size say that it is a table of this ABI, and the library is
-        // never unloaded.
+        for (name, offset) in [
+            ("create", offset_of!(PluginTable, create)),
+            ("call", offset_of!(PluginTable, call)),
+            ("destroy", offset_of!(PluginTable, destroy)),
+        ] {
+            // SAFETY: the table is as long as ours, so that the field lies in it; as a number it
+            // may be null, which a function may not.
+            let function = unsafe {
+                let field = table.cast::<u8>().add(offset);
+                field.cast::<usize>().read_unaligned()
+            };
+            if function == 0 {
+                return Err(not_library(format!("its table has no `{name}`")));
+            }
+        }
+        // SAFETY: magic, major and size say that it is a table of this ABI, its functions are
+        // there, and the library is never unloaded.
         let table = unsafe { &*table };
         // SAFETY: the ABI has `contract` point at a static string.
         let interface = String::from_utf8_lossy(unsafe { table.contract.as_slice() }).into_owned();
@@ -102,13 +117,16 @@ impl NativePlugin {
     }
 
     /// Makes an instance.
-    pub(super) fn instantiate(self) -> NativeInstance {
+    pub(super) fn instantiate(self) -> Result<NativeInstance, CallError> {
         // SAFETY: `create` takes nothing and belongs to a checked table.
         let instance = unsafe { (self.table.create)() };
-        NativeInstance(Arc::new(Mutex::new(Raw {
+        if instance.is_null() {
+            return Err(CallError::Trap("it made no instance".into()));
+        }
+        Ok(NativeInstance(Arc::new(Mutex::new(Raw {
             table: self.table,
             instance,
-        })))
+        }))))
     }
 }
 

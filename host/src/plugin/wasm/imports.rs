@@ -62,9 +62,7 @@ impl models::Host for State {
         requests: Vec<models::Request>,
     ) -> wasmtime::Result<Result<Vec<Result<models::Reply, types::Error>>, types::Error>> {
         let calls = self.calls.clone();
-        self.clock.pause();
         let replies = calls.complete_many(&role, all(requests)).await;
-        self.clock.resume();
         told(replies, |replies| {
             replies
                 .into_iter()
@@ -88,9 +86,7 @@ impl models::Host for State {
         answer: String,
     ) -> wasmtime::Result<Result<models::Likelihood, types::Error>> {
         let calls = self.calls.clone();
-        self.clock.pause();
         let likelihood = calls.log_likelihood(&role, &prompt.into(), &answer).await;
-        self.clock.resume();
         told(likelihood, Into::into)
     }
 }

@@ -1,21 +1,23 @@
 //! Plugins as WASM components, on wasmtime.
 
 mod bindings;
+mod bounds;
 mod convert;
 mod imports;
+mod time;
 
 use std::{
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use pacos_plugin as plain;
 use wasmtime::{
-    Config, Engine, Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline,
+    Config, Engine, Store, Trap, UpdateDeadline,
     component::{Component, HasSelf, Linker, ResourceTable},
 };
 use wasmtime_wasi::{
-    HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+    WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p2::bindings::clocks::monotonic_clock,
     random::Deterministic,
 };
 
@@ -26,13 +28,20 @@ use self::{
         generator::{GeneratorPlugin, GeneratorPluginPre},
         guest::pacos::plugin::{accepted, log, models},
     },
+    bounds::{Bounds, OutOfBounds},
     convert::all,
+    time::{ComputeClock, HasSleepless, Sleepless, StoppedTime},
 };
 use super::{CallError, HostCalls, LoadError, NoCalls, Stage};
 use crate::{manifest::Limits, models::BoxFuture};
 
 /// How often a running guest looks at its clock. A guest yields to its siblings as often.
 const TICK: Duration = Duration::from_millis(10);
+
+/// The most bytes that one call may hand to the host: texts, lists, and what they cost in the
+/// host's memory. A guest can name one piece of its memory many times over, so its memory limit
+/// does not bound this.
+const OUTPUT_BYTES: usize = 128 << 20;
 
 /// One engine a process: compiled code is shared, and one thread ticks for all.
 fn engine() -> &'static Engine {
@@ -62,9 +71,9 @@ fn engine() -> &'static Engine {
 pub(super) struct State {
     wasi: WasiCtx,
     table: ResourceTable,
-    limits: StoreLimits,
+    bounds: Bounds,
     pub(super) calls: Arc<dyn HostCalls>,
-    pub(super) clock: Clock,
+    clock: ComputeClock,
 }
 
 impl WasiView for State {
@@ -76,66 +85,10 @@ impl WasiView for State {
     }
 }
 
-/// Compute time of one call: it runs while the guest does, and stands while the host waits.
-pub(super) struct Clock {
-    spent: Duration,
-    running_since: Option<Instant>,
-    limit: Duration,
-}
-
-impl Clock {
-    fn start(&mut self, limit: Duration) {
-        *self = Clock {
-            spent: Duration::ZERO,
-            running_since: Some(Instant::now()),
-            limit,
-        };
-    }
-
-    pub(super) fn pause(&mut self) {
-        self.spent = self.spent();
-        self.running_since = None;
-    }
-
-    pub(super) fn resume(&mut self) {
-        self.running_since = Some(Instant::now());
-    }
-
-    fn spent(&self) -> Duration {
-        self.spent
-            + self
-                .running_since
-                .map_or(Duration::ZERO, |since| since.elapsed())
-    }
-}
-
 /// The compute limit was reached. Travels through wasmtime as the cause of a trap.
 #[derive(Debug, thiserror::Error)]
 #[error("out of compute time")]
 struct OutOfTime(Duration);
-
-/// A time that never passes: guests are the same at every run.
-struct FixedClock;
-
-impl HostWallClock for FixedClock {
-    fn resolution(&self) -> Duration {
-        Duration::from_secs(1)
-    }
-
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-impl HostMonotonicClock for FixedClock {
-    fn resolution(&self) -> u64 {
-        1
-    }
-
-    fn now(&self) -> u64 {
-        0
-    }
-}
 
 /// A compiled component, ready to make instances.
 pub(super) struct WasmPlugin {
@@ -170,6 +123,12 @@ impl WasmPlugin {
         let component = Component::new(engine(), bytes).map_err(failed)?;
         let mut linker = Linker::<State>::new(engine());
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(failed)?;
+        linker.allow_shadowing(true);
+        monotonic_clock::add_to_linker::<_, HasSleepless>(&mut linker, |state: &mut State| {
+            Sleepless(&mut state.table)
+        })
+        .map_err(failed)?;
+        linker.allow_shadowing(false);
         models::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(failed)?;
         log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(failed)?;
         accepted::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(failed)?;
@@ -185,50 +144,46 @@ impl WasmPlugin {
 
     /// Makes an instance in a store of its own.
     pub(super) async fn instantiate(&self) -> Result<WasmInstance, CallError> {
+        let clock = ComputeClock::new(self.limits.compute);
         let state = State {
             wasi: WasiCtxBuilder::new()
-                .wall_clock(FixedClock)
-                .monotonic_clock(FixedClock)
+                .wall_clock(StoppedTime)
+                .monotonic_clock(StoppedTime)
                 .secure_random(Deterministic::new(b"pacos".to_vec()))
                 .insecure_random(Deterministic::new(b"pacos".to_vec()))
                 .insecure_random_seed(0)
                 .build(),
             table: ResourceTable::new(),
-            limits: StoreLimitsBuilder::new()
-                .memory_size(self.limits.memory_bytes)
-                .table_elements(100_000)
-                .trap_on_grow_failure(true)
-                .build(),
+            bounds: Bounds::new(self.limits.memory_bytes),
             calls: Arc::new(NoCalls),
-            clock: Clock {
-                spent: Duration::ZERO,
-                running_since: None,
-                limit: self.limits.compute,
-            },
+            clock: clock.clone(),
         };
         let mut store = Store::new(engine(), state);
-        store.limiter(|state| &mut state.limits);
+        store.limiter(|state| &mut state.bounds);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|context| {
-            let clock = &context.data().clock;
-            if clock.spent() > clock.limit {
-                return Err(OutOfTime(clock.limit).into());
-            }
-            Ok(UpdateDeadline::Yield(1))
+        store.epoch_deadline_callback(|context| match context.data().clock.passed() {
+            Some(limit) => Err(OutOfTime(limit).into()),
+            None => Ok(UpdateDeadline::Yield(1)),
         });
-        store.data_mut().clock.start(self.limits.compute);
-        let exports = match &self.pre {
-            Pre::Generator(pre) => pre
-                .instantiate_async(&mut store)
-                .await
-                .map(Exports::Generator),
-            Pre::Filter(pre) => pre.instantiate_async(&mut store).await.map(Exports::Filter),
-            Pre::Evaluator(pre) => pre
-                .instantiate_async(&mut store)
-                .await
-                .map(Exports::Evaluator),
-        }
-        .map_err(|error| broken(&error))?;
+        store.set_hostcall_fuel(OUTPUT_BYTES);
+        let exports = clock
+            .count(async {
+                match &self.pre {
+                    Pre::Generator(pre) => pre
+                        .instantiate_async(&mut store)
+                        .await
+                        .map(Exports::Generator),
+                    Pre::Filter(pre) => {
+                        pre.instantiate_async(&mut store).await.map(Exports::Filter)
+                    }
+                    Pre::Evaluator(pre) => pre
+                        .instantiate_async(&mut store)
+                        .await
+                        .map(Exports::Evaluator),
+                }
+            })
+            .await
+            .map_err(|error| broken(&error))?;
         Ok(WasmInstance {
             store,
             exports,
@@ -252,7 +207,23 @@ fn broken(error: &wasmtime::Error) -> CallError {
     if let Some(stop) = error.downcast_ref::<imports::Stopped>() {
         return CallError::Stopped(stop.0.clone());
     }
-    CallError::Trap(format!("{error:#}"))
+    if let Some(out) = error.downcast_ref::<OutOfBounds>() {
+        return CallError::Trap(out.to_string());
+    }
+    let cause = error.root_cause().to_string();
+    // Wasmtime's type for this is private.
+    if cause.contains("fuel allocated for hostcalls has been exhausted") {
+        return CallError::Invalid(format!(
+            "it hands over more than {} MiB in one call",
+            OUTPUT_BYTES >> 20
+        ));
+    }
+    // The frames that wasmtime adds as context are numbers to a user.
+    CallError::Trap(match error.downcast_ref() {
+        Some(Trap::UnreachableCodeReached) => "it panicked or aborted".to_owned(),
+        Some(Trap::StackOverflow) => "it ran out of stack".to_owned(),
+        _ => cause,
+    })
 }
 
 /// An answer of wasmtime and of the plugin, made one.
@@ -288,10 +259,11 @@ macro_rules! in_every_world {
 }
 
 impl WasmInstance {
-    fn begin(&mut self, calls: Arc<dyn HostCalls>, patience: u32) {
+    fn begin(&mut self, calls: Arc<dyn HostCalls>, patience: u32) -> ComputeClock {
         let state = self.store.data_mut();
         state.calls = calls;
-        state.clock.start(self.compute * patience);
+        state.clock.reset(self.compute * patience);
+        state.clock.clone()
     }
 
     fn wrong_stage() -> CallError {
@@ -301,30 +273,30 @@ impl WasmInstance {
 
 impl super::Instance for WasmInstance {
     fn describe(&mut self) -> BoxFuture<'_, Result<plain::Description, CallError>> {
-        Box::pin(async move {
-            self.begin(Arc::new(NoCalls), 1);
+        let clock = self.begin(Arc::new(NoCalls), 1);
+        Box::pin(clock.count(async move {
             let description =
                 in_every_world!(self, |guest, store| guest.call_describe(store).await);
             description.map(Into::into).map_err(|error| broken(&error))
-        })
+        }))
     }
 
     fn configure<'a>(
         &'a mut self,
         config: &'a str,
     ) -> BoxFuture<'a, Result<Vec<plain::Diagnostic>, CallError>> {
-        Box::pin(async move {
-            self.begin(Arc::new(NoCalls), 1);
+        let clock = self.begin(Arc::new(NoCalls), 1);
+        Box::pin(clock.count(async move {
             let diagnostics = in_every_world!(self, |guest, store| guest
                 .call_configure(store, config)
                 .await);
             diagnostics.map(all).map_err(|error| broken(&error))
-        })
+        }))
     }
 
     fn start<'a>(&'a mut self, seeds: &'a [plain::Task]) -> BoxFuture<'a, Result<(), CallError>> {
-        Box::pin(async move {
-            self.begin(Arc::new(NoCalls), 1);
+        let clock = self.begin(Arc::new(NoCalls), 1);
+        Box::pin(clock.count(async move {
             let seeds = all(seeds.to_vec());
             let result = match &self.exports {
                 Exports::Generator(exports) => {
@@ -338,7 +310,7 @@ impl super::Instance for WasmInstance {
                 Exports::Evaluator(_) => Ok(Ok(())),
             };
             answer(result)
-        })
+        }))
     }
 
     fn generate(
@@ -347,25 +319,25 @@ impl super::Instance for WasmInstance {
         calls: Arc<dyn HostCalls>,
         patience: u32,
     ) -> BoxFuture<'_, Result<plain::Proposals, CallError>> {
-        Box::pin(async move {
-            self.begin(calls, patience);
+        let clock = self.begin(calls, patience);
+        Box::pin(clock.count(async move {
             let Exports::Generator(exports) = &self.exports else {
                 return Err(Self::wrong_stage());
             };
             let guest = exports.pacos_plugin_generator();
             answer(guest.call_generate(&mut self.store, unit.into()).await)
-        })
+        }))
     }
 
     fn restore(&mut self, history: Vec<plain::Judged>) -> BoxFuture<'_, Result<(), CallError>> {
-        Box::pin(async move {
-            self.begin(Arc::new(NoCalls), 1);
+        let clock = self.begin(Arc::new(NoCalls), 1);
+        Box::pin(clock.count(async move {
             let Exports::Filter(exports) = &self.exports else {
                 return Err(Self::wrong_stage());
             };
             let guest = exports.pacos_plugin_filter();
             answer(guest.call_restore(&mut self.store, &all(history)).await)
-        })
+        }))
     }
 
     fn judge_batch(
@@ -374,15 +346,15 @@ impl super::Instance for WasmInstance {
         calls: Arc<dyn HostCalls>,
         patience: u32,
     ) -> BoxFuture<'_, Result<Vec<plain::Verdict>, CallError>> {
-        Box::pin(async move {
-            self.begin(calls, patience);
+        let clock = self.begin(calls, patience);
+        Box::pin(clock.count(async move {
             let Exports::Filter(exports) = &self.exports else {
                 return Err(Self::wrong_stage());
             };
             let guest = exports.pacos_plugin_filter();
             let verdicts = guest.call_judge(&mut self.store, &all(batch)).await;
             answer(verdicts.map(|verdicts| verdicts.map(List)))
-        })
+        }))
     }
 
     fn judge_item(
@@ -391,23 +363,23 @@ impl super::Instance for WasmInstance {
         calls: Arc<dyn HostCalls>,
         patience: u32,
     ) -> BoxFuture<'_, Result<Vec<plain::Judgement>, CallError>> {
-        Box::pin(async move {
-            self.begin(calls, patience);
+        let clock = self.begin(calls, patience);
+        Box::pin(clock.count(async move {
             let Exports::Evaluator(exports) = &self.exports else {
                 return Err(Self::wrong_stage());
             };
             let guest = exports.pacos_plugin_evaluator();
             let judgements = guest.call_judge(&mut self.store, &item.into()).await;
             answer(judgements.map(|judgements| judgements.map(List)))
-        })
+        }))
     }
 
     fn summarise(
         &mut self,
         judgements: Vec<plain::Judgement>,
     ) -> BoxFuture<'_, Result<Vec<plain::Metric>, CallError>> {
-        Box::pin(async move {
-            self.begin(Arc::new(NoCalls), 1);
+        let clock = self.begin(Arc::new(NoCalls), 1);
+        Box::pin(clock.count(async move {
             let Exports::Evaluator(exports) = &self.exports else {
                 return Err(Self::wrong_stage());
             };
@@ -416,7 +388,7 @@ impl super::Instance for WasmInstance {
                 .call_summarise(&mut self.store, &all(judgements))
                 .await;
             answer(metrics.map(|metrics| metrics.map(List)))
-        })
+        }))
     }
 }
 
