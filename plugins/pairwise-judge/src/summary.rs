@@ -133,19 +133,20 @@ fn compared(pair: &[String; 2], name: &str, judge: Judge, judgements: &[Judgemen
     }
     let all = judgements.len();
     metrics.push(metric("ties", count(Outcome::Tie) as f64, all));
-    metrics.extend(rate("flip_rate", &flips(judgements), &metric));
-    metrics.extend(rate("first_place_rate", &first_places(judgements), &metric));
+    let flips = flips(judgements);
+    if let Some((rate, error)) = mean(&flips) {
+        let mut flip_rate = metric("flip_rate", 100.0 * rate, flips.len());
+        flip_rate.standard_error = error.map(|error| 100.0 * error);
+        metrics.push(flip_rate);
+    }
+    // Without a standard error: the two verdicts of a comparison are not independent.
+    let first_places = first_places(judgements);
+    if let Some((rate, _)) = mean(&first_places) {
+        metrics.push(metric("first_place_rate", 100.0 * rate, first_places.len()));
+    }
     metrics.push(metric("unparsed", count(Outcome::Unparsed) as f64, all));
     metrics.push(metric("refused", count(Outcome::Refused) as f64, all));
     metrics
-}
-
-/// In per cent, with its standard error.
-fn rate(name: &str, values: &[f64], metric: impl Fn(&str, f64, usize) -> Metric) -> Option<Metric> {
-    let (rate, error) = mean(values)?;
-    let mut metric = metric(name, 100.0 * rate, values.len());
-    metric.standard_error = error.map(|error| 100.0 * error);
-    Some(metric)
 }
 
 /// What a win rate (0 to 1) allows to be said.

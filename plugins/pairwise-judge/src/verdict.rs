@@ -85,10 +85,11 @@ fn named(text: &str) -> Option<Choice> {
     }
 }
 
-/// The choice that `text` comes to: after `[[` or "winner", or before "is better". The last one
-/// counts, because reasons come before verdicts.
+/// The choice that `text` comes to: after `[[` or "winner", before "is better", or "a tie". The last
+/// one counts, because reasons come before verdicts.
 fn pronounced(text: &str) -> Option<Choice> {
-    let lower = text.to_lowercase();
+    // Only ASCII, so that places in it are places in `text`.
+    let lower = text.to_ascii_lowercase();
     let before = [
         "[[",
         "winner:",
@@ -98,38 +99,42 @@ fn pronounced(text: &str) -> Option<Choice> {
         "better answer is",
     ];
     let after = [" is better", " is the better", " wins", " is stronger"];
-    let choices_after = before.iter().flat_map(|sign| {
+    let said_after = before.iter().flat_map(|sign| {
         let places = lower.match_indices(sign);
-        places.filter_map(|(at, sign)| Some((at, first_choice(&lower[at + sign.len()..])?)))
+        places.filter_map(|(at, sign)| Some((at, first_choice(&text[at + sign.len()..])?)))
     });
-    let choices_before = after.iter().flat_map(|sign| {
+    let said_before = after.iter().flat_map(|sign| {
         let places = lower.match_indices(sign);
-        places.filter_map(|(at, _)| Some((at, last_choice(&lower[..at])?)))
+        places.filter_map(|(at, _)| Some((at, last_choice(&text[..at])?)))
     });
-    let last = choices_after
-        .chain(choices_before)
-        .max_by_key(|(at, _)| *at);
-    last.map(|(_, choice)| choice)
+    let ties = ["a tie", "a draw"].into_iter();
+    let ties = ties.flat_map(|sign| lower.match_indices(sign).map(|(at, _)| (at, Choice::Tie)));
+    let all = said_after.chain(said_before).chain(ties);
+    all.max_by_key(|(at, _)| *at).map(|(_, choice)| choice)
 }
 
+const NOUNS: [&str; 3] = ["answer", "response", "assistant"];
+
 fn first_choice(text: &str) -> Option<Choice> {
-    let mut words = text
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|w| !w.is_empty());
+    let words = text.split(|c: char| !c.is_alphanumeric());
+    let mut words = words.filter(|word| !word.is_empty());
     let word = words.next()?;
-    match word {
-        "answer" | "response" | "assistant" => named(words.next()?),
-        word => named(word),
+    if NOUNS.contains(&word.to_ascii_lowercase().as_str()) {
+        named(words.next()?)
+    } else {
+        named(word)
     }
 }
 
 fn last_choice(text: &str) -> Option<Choice> {
     let mut words = text.rsplit(char::is_whitespace);
-    let choice = named(words.next()?)?;
-    // "a" is also an article: before a verb it is a name only after one of these.
-    let noun = words.next().unwrap_or_default();
-    let is_name = noun.is_empty() || ["answer", "response", "assistant"].contains(&noun);
-    is_name.then_some(choice)
+    let word = words.next()?;
+    let after_noun = words
+        .next()
+        .is_some_and(|noun| NOUNS.contains(&noun.to_ascii_lowercase().as_str()));
+    // A small "a" is an article.
+    let choice = named(word)?;
+    (after_noun || word.contains(['A', 'B'])).then_some(choice)
 }
 
 fn declines(text: &str) -> bool {
@@ -176,7 +181,13 @@ mod tests {
             ("A is better on facts, but all in all: [[B]]", Choice::B),
             ("Winner: A", Choice::A),
             ("The winner is Answer B.", Choice::B),
-            ("I think that answer A is better.", Choice::A),
+            ("I think that answer a is better.", Choice::A),
+            ("Both are right. A is better on style.", Choice::A),
+            ("Verdict: a tie", Choice::Tie),
+            (
+                "Answer A is better written, answer B is better founded: it's a draw.",
+                Choice::Tie,
+            ),
         ] {
             assert_eq!(read_text(text), choice, "{text}");
         }
@@ -189,7 +200,7 @@ mod tests {
             "{\"winner\": \"C\"}",
             "{\"winner\": ",
             "Both have merits worth weighing.",
-            "Such a thing as a proof: a is better than nothing? Hard to say",
+            "What is a is better known than what is b.",
         ] {
             assert_eq!(read_text(text), Choice::Unparsed, "{text}");
         }

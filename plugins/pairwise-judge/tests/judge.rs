@@ -146,6 +146,23 @@ fn both_orders_are_asked_blind_at_temperature_0() {
 }
 
 #[test]
+fn a_judge_that_only_continues_text_is_asked_in_one_text() {
+    let plain = ModelDescription {
+        chat: false,
+        json_schema: false,
+        ..ScriptedHost::new().describe_model("judge").unwrap()
+    };
+    let host = ScriptedHost::new().with_model(plain).reply("A").reply("B");
+    let judgements = one_pair(false)
+        .judge(item(0, "Air.", "Light."), &host)
+        .unwrap();
+    assert_eq!(judgements[0].outcome, Outcome::First);
+    let (_, request) = &host.requests()[0];
+    assert!(matches!(&request.prompt, Prompt::Completion(text) if text.contains("Air.")));
+    assert_eq!(request.format, None);
+}
+
+#[test]
 fn a_verdict_counts_when_both_orders_agree() {
     assert_eq!(said("A", "B"), (Outcome::First, false));
     assert_eq!(said("B", "A"), (Outcome::Second, false));
@@ -208,7 +225,7 @@ fn a_pair_without_an_answer_says_what_to_change() {
 
 #[test]
 fn a_judge_that_knows_the_longer_answer_is_usable() {
-    // The shuffled reference is as long as the reference: it does not start with a capital B.
+    // Of a shuffled reference the length says nothing, but it begins with another word.
     let metrics = summary(
         |a, b| match (a.starts_with("Because"), b.starts_with("Because")) {
             (true, false) => "A",
@@ -273,7 +290,7 @@ fn judgement(first: &str, second: &str, outcome: Outcome, judge: Option<&str>) -
 
 #[test]
 fn win_rates_follow_alpaca_evals_arithmetic() {
-    // numpy: y = [1]*3 + [.5]*2 + [0]*5; 100*y.mean(); 100*y.std(ddof=1)/10**.5
+    // Python: y = [1]*3 + [.5]*2 + [0]*5; 100 * statistics.stdev(y) / 10**.5
     let outcomes = [
         [Outcome::First; 3].as_slice(),
         &[Outcome::Tie; 2],
@@ -287,7 +304,7 @@ fn win_rates_follow_alpaca_evals_arithmetic() {
     let metrics = one_pair(true).summarise(judgements.collect()).unwrap();
     let win_rate = metric(&metrics, "win_rate");
     assert_eq!((win_rate.value, win_rate.n), (40.0, 10));
-    assert!((win_rate.standard_error.unwrap() - 14.529_663_145_135_578).abs() < 1e-9);
+    assert!((win_rate.standard_error.unwrap() - 14.529_663_145_135_577).abs() < 1e-9);
     assert_eq!(
         of_metric(win_rate, "verdict"),
         "no-difference (uncalibrated)"
