@@ -332,7 +332,11 @@ fn a_moved_project_is_the_same_recipe() {
 
 #[test]
 fn other_parts_report_in_the_same_form() {
-    let recipe = small(&["generator.config.top_p=2"]).unwrap();
+    let recipe = small(&[
+        "generator.config.top_p=2",
+        "generator.config.stop=[\"#\", \"\"]",
+    ])
+    .unwrap();
     let mut problems = Problems::new();
     problems.push(
         Problem::at(
@@ -343,6 +347,12 @@ fn other_parts_report_in_the_same_form() {
         .help("write `top_p = 1.0`"),
     );
     let diagnostic = pacos_plugin::Diagnostic::warning("mode", "`alpaca-2023` keeps old defects");
+    problems.push(Problem::from_diagnostic(
+        &recipe.document,
+        "generator.config",
+        &diagnostic,
+    ));
+    let diagnostic = pacos_plugin::Diagnostic::error("stop[1]", "is empty").help("take it out");
     problems.push(Problem::from_diagnostic(
         &recipe.document,
         "generator.config",
@@ -372,7 +382,13 @@ small.toml:24:1: error: `threshold` is missing
  |                        ^
  = help: write `top_p = 1.0`
 
-3 problems in small.toml"
+--set generator.config.stop=[\"#\", \"\"]: error: `stop[1]`: is empty
+ |
+ | generator.config.stop=[\"#\", \"\"]
+ |                             ^^
+ = help: take it out
+
+4 problems in small.toml"
     );
     let span = recipe.document.locate("generator.config.mode").unwrap();
     assert_eq!((span.line, span.column), (22, 19));
