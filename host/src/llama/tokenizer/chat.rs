@@ -46,12 +46,7 @@ pub(super) fn render(
     });
     let messages: Vec<Value> = messages
         .iter()
-        .map(|m| {
-            Value::from_iter([
-                ("role", Value::from(m.role.as_str())),
-                ("content", Value::from(m.content.as_str())),
-            ])
-        })
+        .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
         .collect();
     let token = |name: &str| tokenizer.special_token(name).unwrap_or_default().to_owned();
     environment
