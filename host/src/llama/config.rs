@@ -175,9 +175,9 @@ impl LlamaConfig {
             problems.push("llama.expert_count: mixtures of experts are not supported".to_owned());
         }
         let mut required = |key: &str| match file.integer(key) {
-            Some(n) if n > 0 => n as usize,
+            Some(n) if (1..1 << 31).contains(&n) => n as usize,
             Some(n) => {
-                problems.push(format!("{key} is {n}, expected a positive number"));
+                problems.push(format!("{key} is {n}, expected a positive integer"));
                 0
             }
             None => {
@@ -426,10 +426,17 @@ impl LlamaConfig {
                 self.num_key_value_heads, self.num_attention_heads
             ));
         }
-        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
+        // The upper bounds keep a damaged file from asking for the impossible; no model comes near.
+        if !(2..=4096).contains(&self.head_dim) || !self.head_dim.is_multiple_of(2) {
             problems.push(format!(
-                "head_dim is {}, expected an even positive number",
+                "head_dim is {}, expected an even number of at most 4096",
                 self.head_dim
+            ));
+        }
+        if self.num_hidden_layers > 4096 {
+            problems.push(format!(
+                "num_hidden_layers is {}, expected at most 4096",
+                self.num_hidden_layers
             ));
         }
         let named = [
@@ -730,7 +737,7 @@ mod tests {
             parse(&with(changes)).unwrap_err(),
             "model/config.json does not describe a model that can be used:
   - num_key_value_heads is 3, which does not divide num_attention_heads 4
-  - head_dim is 15, expected an even positive number
+  - head_dim is 15, expected an even number of at most 4096
   - bos_token_id is 500, outside the vocabulary of 128 tokens"
         );
     }
