@@ -111,7 +111,7 @@ pub enum Endpoint {
 
 /// A request field that some models do not take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Field {
     /// `temperature`
     Temperature,
@@ -131,10 +131,39 @@ pub enum Field {
     MaxTokens,
 }
 
+impl Field {
+    /// Every field.
+    pub const ALL: [Field; 8] = [
+        Field::Temperature,
+        Field::TopP,
+        Field::Stop,
+        Field::LogitBias,
+        Field::Seed,
+        Field::Logprobs,
+        Field::JsonSchema,
+        Field::MaxTokens,
+    ];
+
+    /// As a manifest spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Field::Temperature => "temperature",
+            Field::TopP => "top_p",
+            Field::Stop => "stop",
+            Field::LogitBias => "logit_bias",
+            Field::Seed => "seed",
+            Field::Logprobs => "logprobs",
+            Field::JsonSchema => "json_schema",
+            Field::MaxTokens => "max_tokens",
+        }
+    }
+}
+
 /// `provider = "local"`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Local {
-    /// `model`: a Hugging Face folder, a GGUF file, `hf:OWNER/NAME`, or
+    /// `model`: a Hugging Face folder or a GGUF file, relative to the working directory like every
+    /// path of a recipe; `hf:OWNER/NAME`, with `@REVISION` after it if one is wanted; or
     /// `embedded:smollm2-135m-instruct`.
     pub model: String,
 }

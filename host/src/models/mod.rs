@@ -1,10 +1,17 @@
 //! Models behind roles: providers, limits, prices, the record of what was asked.
 
+mod budget;
+mod local;
 pub mod openai;
 mod provider;
+mod rate;
+mod request;
+mod service;
 
+pub use local::LocalProvider;
 pub use openai::OpenAiProvider;
 pub use provider::{Attempt, BoxFuture, Failure, FailureKind, Provider};
+pub use service::{Asker, Served, Service};
 
 /// Why a run ends before its work is done, for a reason that is no plugin's fault. What was
 /// recorded stays, and the run can be taken up again.
@@ -50,19 +57,19 @@ pub enum Stop {
     },
     /// A plugin asked for something else than it did before.
     #[error(
-        "plugin is not deterministic: request {ordinal} of {stage} unit {unit} differs from the one recorded. Restore the plugin that made the record, or start a new run"
+        "plugin is not deterministic: request {ordinal} of {stage} at {place} differs from the one recorded. Restore the plugin that made the record, or start a new run"
     )]
     NotDeterministic {
         /// Stage.
         stage: String,
-        /// Unit.
-        unit: u64,
-        /// Which request of the unit.
+        /// Unit, record or item.
+        place: String,
+        /// Which request of the place.
         ordinal: u32,
     },
     /// The ledger could not be read or written.
-    #[error("{0}")]
-    Ledger(String),
+    #[error(transparent)]
+    Ledger(crate::ledger::LedgerError),
     /// The user asked for it.
     #[error("interrupted; `pacos run` goes on from here")]
     Interrupted,

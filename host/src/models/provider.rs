@@ -16,6 +16,12 @@ pub trait Provider: Send + Sync {
     /// What identifies the model in a request's key: equal strings promise equal meaning.
     fn identity(&self) -> String;
 
+    /// Whether it needs a seed for every request. The host then gives one that derives from the
+    /// run's, so that a model without randomness of its own still varies.
+    fn wants_seed(&self) -> bool {
+        false
+    }
+
     /// Sends one request once.
     fn attempt<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Attempt>;
 

@@ -10,4 +10,5 @@ mod wasm;
 pub use calls::{HostCalls, NoCalls, Refusal};
 pub use contract::Stage;
 pub use error::{CallError, LoadError};
+pub(crate) use loaded::hex;
 pub use loaded::{BUNDLED, Instance, Loaded};

@@ -47,7 +47,7 @@
 //! | `placeholder-output` | `strict` | the output is "N/A" or the like |
 //! | `image-link` | `strict` | the output shows an image |
 //! | `refusal` | `strict` | the output declines |
-//! | `output-repeats-input`, `output-repeats-instruction` | `strict` | the output is the same text, but for case and whitespace |
+//! | `output-repeats-input`, `output-repeats-instruction` | `strict` | the output is the same text, but for whitespace |
 //! | `repeated-line`, `repetition-loop` | `strict` | the output says the same again and again |
 //!
 //! Every verdict has the score `words` (of the instruction); in `strict` also `input_words` and

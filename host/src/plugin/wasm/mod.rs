@@ -1,10 +1,5 @@
 //! Plugins as WASM components, on wasmtime.
 
-#[allow(
-    missing_docs,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
 mod bindings;
 mod convert;
 mod imports;
