@@ -302,11 +302,6 @@ impl LlamaConfig {
                 "original_max_position_embeddings": original_max_position_embeddings,
             }),
         };
-        let eos = match self.eos_token_ids.as_slice() {
-            [] => Value::Null,
-            [one] => json!(one),
-            many => json!(many),
-        };
         json!({
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -328,11 +323,55 @@ impl LlamaConfig {
             "initializer_range": 0.02,
             "tie_word_embeddings": self.tie_word_embeddings,
             "bos_token_id": self.bos_token_id,
-            "eos_token_id": eos,
+            "eos_token_id": self.eos_json(),
             "pad_token_id": self.pad_token_id,
             "torch_dtype": torch_dtype,
             "use_cache": true,
         })
+    }
+
+    /// Adds the end tokens that `generation_config.json` of a Hugging Face folder names beside those of
+    /// `config.json`; instruction-tuned models often keep the end of a turn there alone.
+    pub fn add_generation_eos(&mut self, folder: &Path) -> Result<(), ConfigError> {
+        let path = folder.join("generation_config.json");
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            return Ok(());
+        };
+        let value: Value = serde_json::from_str(&text).map_err(|e| ConfigError::Json {
+            path,
+            reason: e.to_string(),
+        })?;
+        let ids = match &value["eos_token_id"] {
+            Value::Array(list) => list.clone(),
+            one => vec![one.clone()],
+        };
+        for id in ids.iter().filter_map(Value::as_u64) {
+            if id < self.vocab_size as u64 && !self.eos_token_ids.contains(&(id as u32)) {
+                self.eos_token_ids.push(id as u32);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `generation_config.json`, which tells servers where answers end.
+    pub fn save_generation_config(&self, folder: &Path) -> Result<(), ConfigError> {
+        let path = folder.join("generation_config.json");
+        let value = json!({
+            "_from_model_config": true,
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_json(),
+            "pad_token_id": self.pad_token_id,
+        });
+        super::durable::write(&path, format!("{value:#}\n").as_bytes())
+            .map_err(|source| ConfigError::Write { path, source })
+    }
+
+    fn eos_json(&self) -> Value {
+        match self.eos_token_ids.as_slice() {
+            [] => Value::Null,
+            [one] => json!(one),
+            many => json!(many),
+        }
     }
 
     /// Number of trainable parameters; a tied head is counted once.

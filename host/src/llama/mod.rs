@@ -7,7 +7,11 @@ mod durable;
 pub mod gguf;
 pub mod rope;
 mod safetensors_file;
+pub mod source;
+pub mod tokenizer;
 pub mod weights;
 
 pub use config::{ConfigError, LlamaConfig, RopeScaling};
+pub use source::{LocalModel, Model, ModelSource, Progress, SourceError, open};
+pub use tokenizer::{ChatMessage, Tokenizer, TokenizerError};
 pub use weights::{Weights, WeightsError};
