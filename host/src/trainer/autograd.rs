@@ -57,8 +57,10 @@ fn summed_loss<'a>(
     let positions = Tensor::from_slice(&batch.positions, tokens, &device)?;
     let table = RopeTable::new(config, tokens);
     let half = config.head_dim / 2;
-    let cos = Tensor::from_slice(table.cos(), (tokens, half), &device)?.index_select(&positions, 0)?;
-    let sin = Tensor::from_slice(table.sin(), (tokens, half), &device)?.index_select(&positions, 0)?;
+    let cos =
+        Tensor::from_slice(table.cos(), (tokens, half), &device)?.index_select(&positions, 0)?;
+    let sin =
+        Tensor::from_slice(table.sin(), (tokens, half), &device)?.index_select(&positions, 0)?;
     let mask = Tensor::from_vec(mask(batch), (tokens, tokens), &device)?;
 
     let linear = |x: &Tensor, name: &str| x.matmul(&get(name).t()?);
@@ -72,8 +74,16 @@ fn summed_loss<'a>(
                 .transpose(0, 1)?
                 .contiguous()
         };
-        let q = rope(&heads("self_attn.q_proj", config.num_attention_heads)?, &cos, &sin)?;
-        let k = rope(&heads("self_attn.k_proj", config.num_key_value_heads)?, &cos, &sin)?;
+        let q = rope(
+            &heads("self_attn.q_proj", config.num_attention_heads)?,
+            &cos,
+            &sin,
+        )?;
+        let k = rope(
+            &heads("self_attn.k_proj", config.num_key_value_heads)?,
+            &cos,
+            &sin,
+        )?;
         let v = heads("self_attn.v_proj", config.num_key_value_heads)?;
         let group = config.num_attention_heads / config.num_key_value_heads;
         let (k, v) = (repeat(&k, group)?, repeat(&v, group)?);
@@ -84,7 +94,11 @@ fn summed_loss<'a>(
             .transpose(0, 1)?
             .reshape((tokens, config.num_attention_heads * config.head_dim))?;
         x = (x + linear(&attended, &name("self_attn.o_proj"))?)?;
-        let normed = rms_norm(&x, get(&name("post_attention_layernorm")), config.rms_norm_eps)?;
+        let normed = rms_norm(
+            &x,
+            get(&name("post_attention_layernorm")),
+            config.rms_norm_eps,
+        )?;
         let gate = candle_nn::ops::silu(&linear(&normed, &name("mlp.gate_proj"))?)?;
         let gated = (gate * linear(&normed, &name("mlp.up_proj"))?)?;
         x = (x + linear(&gated, &name("mlp.down_proj"))?)?;
@@ -119,12 +133,16 @@ fn mask(batch: &MicroBatch) -> Vec<f32> {
 
 fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
-    x.broadcast_div(&(mean + eps)?.sqrt()?)?.broadcast_mul(weight)
+    x.broadcast_div(&(mean + eps)?.sqrt()?)?
+        .broadcast_mul(weight)
 }
 
 fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
-    let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+    let (a, b) = (
+        x.narrow(D::Minus1, 0, half)?,
+        x.narrow(D::Minus1, half, half)?,
+    );
     let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
     let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
     Tensor::cat(&[first, second], D::Minus1)
@@ -165,13 +183,15 @@ mod tests {
             let batch = &batches[0];
             assert!(batch.sequences.len() > 1, "packing is what is tested");
             let scale = 0.125;
-            let (want_loss, want) =
-                loss_and_gradients(&config, &parameters, batch, scale).unwrap();
+            let (want_loss, want) = loss_and_gradients(&config, &parameters, batch, scale).unwrap();
 
             let mut engine = CpuEngine::new(&config, &parameters, 64);
             let mut got = parameters.zeros_like();
             let loss = engine.accumulate_gradients(&parameters, batch, scale, &mut got);
-            assert!((loss - want_loss).abs() < 1e-4 * want_loss, "{loss} {want_loss}");
+            assert!(
+                (loss - want_loss).abs() < 1e-4 * want_loss,
+                "{loss} {want_loss}"
+            );
             assert_eq!(engine.loss(&parameters, batch), loss);
             for spec in want.specs() {
                 let (a, b) = (got.get(&spec.name).unwrap(), want.get(&spec.name).unwrap());
@@ -203,6 +223,9 @@ mod tests {
             .iter()
             .map(|&row| engine.loss(&parameters, &pack(&rows, &[row], 128)[0]))
             .sum();
-        assert!((together - alone).abs() < 1e-5 * alone, "{together} {alone}");
+        assert!(
+            (together - alone).abs() < 1e-5 * alone,
+            "{together} {alone}"
+        );
     }
 }

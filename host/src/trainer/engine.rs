@@ -23,7 +23,12 @@ pub const ENGINE_NAME: &str = "cpu-f32-1";
 /// Numbers of f32 that the engine holds for micro-batches of up to `tokens` tokens, by purpose.
 pub fn buffers(config: &LlamaConfig, tokens: usize) -> Vec<(&'static str, usize)> {
     let sizes = Sizes::of(config);
-    let layer = 4 * sizes.hidden + 2 + sizes.qkv + config.num_attention_heads + sizes.queries + 3 * sizes.inner;
+    let layer = 4 * sizes.hidden
+        + 2
+        + sizes.qkv
+        + config.num_attention_heads
+        + sizes.queries
+        + 3 * sizes.inner;
     let shared = 2 * sizes.hidden
         + 2 * sizes.qkv
         + 2 * sizes.queries
@@ -278,7 +283,13 @@ impl CpuEngine {
             eps,
         );
         let projected = &mut self.shared.qkv[..tokens * qkv];
-        project(projected, false, normed, &weights[place.qkv.clone()], tokens);
+        project(
+            projected,
+            false,
+            normed,
+            &weights[place.qkv.clone()],
+            tokens,
+        );
         let rotation = Some((&self.rope, batch.positions.as_slice()));
         let (q, k, v) = (
             &mut saved.q[..tokens * queries],
@@ -286,7 +297,14 @@ impl CpuEngine {
             &mut saved.v[..tokens * keys],
         );
         split_heads(q, projected, qkv, 0..queries, head_dim, rotation);
-        split_heads(k, projected, qkv, queries..queries + keys, head_dim, rotation);
+        split_heads(
+            k,
+            projected,
+            qkv,
+            queries..queries + keys,
+            head_dim,
+            rotation,
+        );
         split_heads(v, projected, qkv, queries + keys..qkv, head_dim, None);
         let heads = &mut self.shared.heads[..tokens * queries];
         let log_sum = &mut saved.log_sum[..tokens * shape.heads];
@@ -306,7 +324,13 @@ impl CpuEngine {
             eps,
         );
         let gate_up = &mut saved.gate_up[..tokens * 2 * inner];
-        project(gate_up, false, normed, &weights[place.gate_up.clone()], tokens);
+        project(
+            gate_up,
+            false,
+            normed,
+            &weights[place.gate_up.clone()],
+            tokens,
+        );
         let gated = &mut saved.gated[..tokens * inner];
         swiglu_forward(gated, gate_up, inner);
         out.copy_from_slice(middle);
@@ -323,7 +347,10 @@ impl CpuEngine {
     ) -> f64 {
         let Sizes { hidden, vocab, .. } = self.sizes;
         let labels = batch.targets.len();
-        let last = self.residuals.last().expect("there is one more residual than layers");
+        let last = self
+            .residuals
+            .last()
+            .expect("there is one more residual than layers");
         let head = &mut self.head;
         let rows = &mut head.rows[..labels * hidden];
         for (row, &position) in rows.chunks_exact_mut(hidden).zip(&batch.label_positions) {
@@ -530,5 +557,73 @@ fn project_backward(dx: &mut [f32], dw: &mut [f32], dy: &[f32], x: &[f32], w: &[
     let w = Matrix::new(w, outputs, inputs);
     matmul(MatrixMut::new(dx, rows, inputs), false, 1.0, dy, w, true);
     let x = Matrix::new(x, rows, inputs);
-    matmul(MatrixMut::new(dw, outputs, inputs), true, 1.0, dy.t(), x, true);
+    matmul(
+        MatrixMut::new(dw, outputs, inputs),
+        true,
+        1.0,
+        dy.t(),
+        x,
+        true,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trainer::testing::tiny_config;
+
+    #[test]
+    fn the_table_of_buffers_is_what_is_allocated() {
+        let config = tiny_config(true);
+        for capacity in [16, 600] {
+            let engine = CpuEngine::new(&config, &ParameterSet::zeros(&config), capacity);
+            let (shared, head) = (&engine.shared, &engine.head);
+            let kept: usize = engine
+                .activations
+                .iter()
+                .flat_map(|a| {
+                    [
+                        &a.normed,
+                        &a.rstd,
+                        &a.q,
+                        &a.k,
+                        &a.v,
+                        &a.log_sum,
+                        &a.attended,
+                        &a.middle,
+                        &a.middle_rstd,
+                        &a.middle_normed,
+                        &a.gate_up,
+                        &a.gated,
+                    ]
+                })
+                .chain(&engine.residuals)
+                .map(Vec::len)
+                .sum();
+            let of_layers = [
+                &shared.qkv,
+                &shared.heads,
+                &shared.d_residual,
+                &shared.d_normed,
+                &shared.d_q,
+                &shared.d_k,
+                &shared.d_v,
+                &shared.d_attended,
+                &shared.delta,
+                &shared.d_gate_up,
+                &shared.d_gated,
+            ];
+            let of_head = [
+                &head.rows,
+                &head.rstd,
+                &head.normed,
+                &head.d_normed,
+                &head.d_rows,
+                &head.logits,
+            ];
+            let length = |buffers: &[&Vec<f32>]| buffers.iter().map(|b| b.len()).sum();
+            let table: Vec<usize> = buffers(&config, capacity).iter().map(|b| b.1).collect();
+            assert_eq!(table, [kept, length(&of_layers), length(&of_head)]);
+        }
+    }
 }

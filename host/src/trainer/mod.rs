@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod engine;
 mod kernels;
+pub mod memory;
 pub mod model;
 pub mod parameters;
 pub mod plan;

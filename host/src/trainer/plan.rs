@@ -268,7 +268,7 @@ mod tests {
         let error = plan.fits(24_000_000_000).unwrap_err().to_string();
         assert_eq!(
             error,
-            "training this student needs 112.8 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
+            "training this student needs 112.4 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
              gradients and optimizer state of 6738415616 parameters. Choose a smaller student, or a machine with more memory"
         );
         plan.fits(128_000_000_000).unwrap();

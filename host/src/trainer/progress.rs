@@ -73,7 +73,8 @@ pub trait TrainObserver {
         let _ = sentence;
     }
 
-    /// A named instant passes: "step:after", "checkpoint:before-rename", "checkpoint:after-rename".
+    /// A named instant passes: "step:after", "checkpoint:mid-write", "checkpoint:before-rename",
+    /// "checkpoint:after-rename".
     ///
     /// A test of crashes may end the process here.
     fn on_point(&mut self, name: &str) {

@@ -1,6 +1,7 @@
 //! Examples to token rows, with the loss on the answer only.
 
 use super::config::TemplateName;
+use crate::llama::{LlamaConfig, Tokenizer, TokenizerError};
 
 /// The prompt of an example with an input: a fact of the Alpaca format, which every model tuned on
 /// it expects to the letter (`PROMPT_DICT` in stanford_alpaca's `train.py`).
@@ -32,12 +33,19 @@ pub struct Row {
 impl Row {
     /// Tokens that the model is trained to predict. The first token is never one: nothing precedes it.
     pub fn label_tokens(&self) -> usize {
-        self.label_mask.iter().skip(1).filter(|label| **label).count()
+        self.label_mask
+            .iter()
+            .skip(1)
+            .filter(|label| **label)
+            .count()
     }
 
     /// Tokens that the model must read for that: all before the last label.
     pub fn input_tokens(&self) -> usize {
-        self.label_mask.iter().rposition(|label| *label).unwrap_or(0)
+        self.label_mask
+            .iter()
+            .rposition(|label| *label)
+            .unwrap_or(0)
     }
 }
 
@@ -80,6 +88,40 @@ pub trait Encode {
 
     /// The token that ends an answer.
     fn eos_token_id(&self) -> u32;
+}
+
+/// The student's own tokenizer.
+#[derive(Clone, Copy)]
+pub struct StudentTokenizer<'a> {
+    tokenizer: &'a Tokenizer,
+    eos_token_id: u32,
+}
+
+impl<'a> StudentTokenizer<'a> {
+    /// Takes the end token that the tokenizer names, or else the first of the model's configuration;
+    /// nothing if neither names one.
+    pub fn new(tokenizer: &'a Tokenizer, config: &LlamaConfig) -> Option<Self> {
+        let named = tokenizer.special_token("eos_token");
+        let eos_token_id = named
+            .and_then(|token| tokenizer.token_id(token))
+            .or_else(|| config.eos_token_ids.first().copied())?;
+        Some(Self {
+            tokenizer,
+            eos_token_id,
+        })
+    }
+}
+
+impl Encode for StudentTokenizer<'_> {
+    type Error = TokenizerError;
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.tokenizer.encode(text, true)
+    }
+
+    fn eos_token_id(&self) -> u32 {
+        self.eos_token_id
+    }
 }
 
 /// All rows of a dataset, and what a person should know about them before training.
@@ -176,7 +218,9 @@ mod tests {
         type Error = Infallible;
 
         fn encode(&self, text: &str) -> Result<Vec<u32>, Infallible> {
-            Ok(std::iter::once(256).chain(text.bytes().map(u32::from)).collect())
+            Ok(std::iter::once(256)
+                .chain(text.bytes().map(u32::from))
+                .collect())
         }
 
         fn eos_token_id(&self) -> u32 {
@@ -189,7 +233,10 @@ mod tests {
     fn prompts_are_stanfords_to_the_byte() {
         use sha2::{Digest, Sha256};
         let digest = |text: String| -> String {
-            Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+            Sha256::digest(text.as_bytes())
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect()
         };
         let with = TemplateName::Alpaca.prompt("Add the numbers.", "2 and 3");
         let without = TemplateName::Alpaca.prompt("Name a colour.", "");
@@ -231,9 +278,12 @@ mod tests {
     #[test]
     fn examples_that_do_not_fit_are_counted() {
         let prompt = TemplateName::Alpaca.prompt("Go.", "").len() + 1;
-        let examples = [text("Go.", "ok"), text("Go.", "far too long"), text("Go further.", "no")];
-        let dataset =
-            tokenize_all(&Bytes, TemplateName::Alpaca, examples, prompt + 3).unwrap();
+        let examples = [
+            text("Go.", "ok"),
+            text("Go.", "far too long"),
+            text("Go further.", "no"),
+        ];
+        let dataset = tokenize_all(&Bytes, TemplateName::Alpaca, examples, prompt + 3).unwrap();
         assert_eq!(dataset.rows.len(), 2);
         assert_eq!(dataset.truncated, [1, 2]);
         assert_eq!(dataset.fully_masked, [2]);

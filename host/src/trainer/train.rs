@@ -96,9 +96,9 @@ pub enum TrainError {
         match checkpoint { Some(step) => format!("the checkpoint of step {step} is whole"), None => "no checkpoint was made yet".to_owned() }
     )]
     NotFinite {
-        /// The step, counted from 1.
+        /// The step, counted from 1; 0 is before the first.
         step: u64,
-        /// "loss" or "norm of the gradient".
+        /// "loss", "held-out loss" or "norm of the gradient".
         what: &'static str,
         /// What it is.
         value: f64,
@@ -108,7 +108,9 @@ pub enum TrainError {
         checkpoint: Option<u64>,
     },
     /// The cancel flag was set.
-    #[error("training was stopped after step {step} of {total_steps}; run again to go on from there")]
+    #[error(
+        "training was stopped after step {step} of {total_steps}; run again to go on from there"
+    )]
     Cancelled {
         /// Steps made, all of them in a checkpoint.
         step: u64,
@@ -141,8 +143,7 @@ pub fn train(
     let mut batches = Batches::new(job.config, job.rows.len());
     let total_steps = batches.total_steps();
 
-    let (checkpoint, notices) =
-        folder.load_newest(&ParameterSet::zeros(job.model), constants)?;
+    let (checkpoint, notices) = folder.load_newest(&ParameterSet::zeros(job.model), constants)?;
     for notice in &notices {
         observer.on_notice(notice);
     }
@@ -204,7 +205,7 @@ pub fn train(
     };
     let schedule = Schedule::new(job.config, total_steps);
     let mut gradients = parameters.zeros_like();
-    sitting.measure_if_due(&mut state, &parameters, observer);
+    sitting.measure_if_due(&mut state, &parameters, observer)?;
     while state.step < total_steps {
         let members = batches.step(state.step);
         let record = match sitting.step(&state, &members, &parameters, &mut gradients, observer) {
@@ -234,7 +235,7 @@ pub fn train(
         observer.on_step(&record);
         state.history.push(record);
         observer.on_point("step:after");
-        sitting.measure_if_due(&mut state, &parameters, observer);
+        sitting.measure_if_due(&mut state, &parameters, observer)?;
         if state.step.is_multiple_of(job.config.checkpoint_every) || state.step == total_steps {
             sitting.save(&state, &parameters, &adamw, observer)?;
         }
@@ -314,7 +315,10 @@ impl Sitting<'_> {
             loss: loss / label_tokens as f64,
             learning_rate: 0.0,
             grad_norm,
-            tokens: members.iter().map(|&row| rows[row].input_ids.len() as u64).sum(),
+            tokens: members
+                .iter()
+                .map(|&row| rows[row].input_ids.len() as u64)
+                .sum(),
             label_tokens: label_tokens as u64,
             seconds: started.elapsed().as_secs_f64(),
         })
@@ -326,7 +330,7 @@ impl Sitting<'_> {
         state: &mut CheckpointState,
         parameters: &ParameterSet,
         observer: &mut dyn TrainObserver,
-    ) {
+    ) -> Result<(), TrainError> {
         let every = self.job.config.eval_every;
         let due = state.step == 0
             || state.step == state.total_steps
@@ -334,14 +338,24 @@ impl Sitting<'_> {
         let measured = state.held_out.last().is_some_and(|m| m.step == state.step);
         let rows = self.job.held_out;
         if !due || measured || rows.is_empty() {
-            return;
+            return Ok(());
         }
         let started = Instant::now();
         let members: Vec<usize> = (0..rows.len()).collect();
         let mut loss = 0.0;
         for batch in pack(rows, &members, self.job.config.micro_batch_tokens) {
             let engine = &mut self.engine;
-            loss += self.pool.install(|| engine.loss(parameters, &batch));
+            let summed = self.pool.install(|| engine.loss(parameters, &batch));
+            if !summed.is_finite() {
+                return Err(TrainError::NotFinite {
+                    step: state.step,
+                    what: "held-out loss",
+                    value: summed,
+                    examples: batch.rows.iter().map(|&row| rows[row].example).collect(),
+                    checkpoint: self.saved,
+                });
+            }
+            loss += summed;
         }
         let label_tokens: usize = rows.iter().map(Row::label_tokens).sum();
         let record = HeldOutLoss {
@@ -352,6 +366,7 @@ impl Sitting<'_> {
         };
         observer.on_held_out(&record);
         state.held_out.push(record);
+        Ok(())
     }
 
     fn save(
@@ -383,11 +398,16 @@ fn check(job: &TrainJob<'_>) -> Result<(), TrainError> {
     }
     for row in job.rows.iter().chain(job.held_out) {
         let length = row.input_ids.len();
-        let limit = job.config.max_seq_len.min(job.model.max_position_embeddings);
+        let limit = job
+            .config
+            .max_seq_len
+            .min(job.model.max_position_embeddings);
         let reason = if row.label_mask.len() != length {
             format!("{length} tokens have {} labels", row.label_mask.len())
         } else if length > limit {
-            format!("it has {length} tokens, more than the {limit} of max_seq_len and the student's context")
+            format!(
+                "it has {length} tokens, more than the {limit} of max_seq_len and the student's context"
+            )
         } else if row.label_tokens() == 0 {
             "no token of it is a label, so there is nothing to learn".to_owned()
         } else if let Some(id) = row
@@ -452,7 +472,11 @@ fn compare(
     ];
     for (part, then, now) in parts {
         let keys = |value: &Value| -> Vec<String> {
-            value.as_object().into_iter().flat_map(|o| o.keys().cloned()).collect()
+            value
+                .as_object()
+                .into_iter()
+                .flat_map(|o| o.keys().cloned())
+                .collect()
         };
         let mut names = keys(then);
         names.extend(keys(now).into_iter().filter(|key| then.get(key).is_none()));

@@ -197,7 +197,8 @@ impl CheckpointFolder {
 
     /// Writes a checkpoint, then deletes all but the newest `keep`.
     ///
-    /// `on_point` is called at the instants "checkpoint:before-rename" and "checkpoint:after-rename".
+    /// `on_point` is called at the instants "checkpoint:mid-write" (some files written),
+    /// "checkpoint:before-rename" and "checkpoint:after-rename".
     pub fn save(
         &self,
         state: &CheckpointState,
@@ -221,7 +222,8 @@ impl CheckpointFolder {
     ) -> Result<PathBuf, CheckpointError> {
         let step = state.step;
         let temporary = self.path.join(format!("{UNFINISHED}step-{step:06}"));
-        if let Err(error) = self.write_files(&temporary, state, parameters, adamw, create) {
+        if let Err(error) = self.write_files(&temporary, state, parameters, adamw, on_point, create)
+        {
             // Best effort: the space is wanted back, and the next start sweeps anyway.
             let _ = fs::remove_dir_all(&temporary);
             return Err(error);
@@ -250,6 +252,7 @@ impl CheckpointFolder {
         state: &CheckpointState,
         parameters: &ParameterSet,
         adamw: &AdamW,
+        on_point: &mut dyn FnMut(&str),
         create: Create<'_>,
     ) -> Result<(), CheckpointError> {
         let explain = |path: &Path, source: io::Error| match source.kind() {
@@ -280,6 +283,9 @@ impl CheckpointFolder {
                 })
                 .map_err(|e| explain(&path, e))?;
             files.insert((*name).to_owned(), record);
+            if files.len() == 1 {
+                on_point("checkpoint:mid-write");
+            }
         }
         let state = to_json(state);
         let record = FileRecord {
@@ -349,8 +355,8 @@ fn load(
     layout: &ParameterSet,
     constants: AdamWConstants,
 ) -> Result<Checkpoint, String> {
-    let manifest = fs::read(folder.join(MANIFEST))
-        .map_err(|e| format!("{MANIFEST} cannot be read ({e})"))?;
+    let manifest =
+        fs::read(folder.join(MANIFEST)).map_err(|e| format!("{MANIFEST} cannot be read ({e})"))?;
     let manifest: Manifest = serde_json::from_slice(&manifest)
         .map_err(|e| format!("{MANIFEST} is not what was written ({e})"))?;
     let expected = |name: &str| {
@@ -359,12 +365,13 @@ fn load(
             .get(name)
             .ok_or_else(|| format!("{MANIFEST} does not list {name}"))
     };
-    let state = fs::read(folder.join(STATE)).map_err(|e| format!("{STATE} cannot be read ({e})"))?;
+    let state =
+        fs::read(folder.join(STATE)).map_err(|e| format!("{STATE} cannot be read ({e})"))?;
     if hex(&Sha256::digest(&state)) != expected(STATE)?.sha256 {
         return Err(format!("{STATE} is not what was written"));
     }
-    let state: CheckpointState =
-        serde_json::from_slice(&state).map_err(|e| format!("{STATE} cannot be understood ({e})"))?;
+    let state: CheckpointState = serde_json::from_slice(&state)
+        .map_err(|e| format!("{STATE} cannot be understood ({e})"))?;
     if state.format != FORMAT {
         return Err(format!(
             "{STATE} has format {}, this program reads {FORMAT}",

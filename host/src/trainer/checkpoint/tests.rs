@@ -62,13 +62,21 @@ fn fixture() -> Fixture {
 impl Fixture {
     fn save(&self, step: u64, keep: usize) -> PathBuf {
         self.folder
-            .save(&state(step), &self.parameters, &self.adamw, keep, &mut |_| {})
+            .save(
+                &state(step),
+                &self.parameters,
+                &self.adamw,
+                keep,
+                &mut |_| {},
+            )
             .unwrap()
     }
 
     fn load(&self) -> (Option<Checkpoint>, Vec<String>) {
         let constants = self.adamw.constants;
-        self.folder.load_newest(&self.parameters, constants).unwrap()
+        self.folder
+            .load_newest(&self.parameters, constants)
+            .unwrap()
     }
 }
 
@@ -104,7 +112,14 @@ fn a_damaged_checkpoint_is_passed_over_and_named() {
     let cases: [(&str, Damage, &str); 5] = [
         (
             "model.safetensors",
-            |path| File::options().write(true).open(path).unwrap().set_len(1000).unwrap(),
+            |path| {
+                File::options()
+                    .write(true)
+                    .open(path)
+                    .unwrap()
+                    .set_len(1000)
+                    .unwrap()
+            },
             "model.safetensors has 1000 bytes",
         ),
         (
@@ -140,7 +155,11 @@ fn a_damaged_checkpoint_is_passed_over_and_named() {
         let (checkpoint, notices) = fixture.load();
         assert_eq!(checkpoint.unwrap().state.step, 2, "{file}");
         assert_eq!(notices.len(), 1);
-        assert!(notices[0].contains("step-000004 is damaged"), "{}", notices[0]);
+        assert!(
+            notices[0].contains("step-000004 is damaged"),
+            "{}",
+            notices[0]
+        );
         assert!(notices[0].contains(reason), "{}", notices[0]);
         // The next save at that step replaces it.
         fixture.save(4, 2);
@@ -154,15 +173,23 @@ fn the_previous_checkpoint_goes_only_after_the_new_one_is_there() {
     fixture.save(2, 1);
     let seen = RefCell::new(Vec::new());
     let mut on_point = |point: &str| {
-        seen.borrow_mut().push((point.to_owned(), fixture.folder.steps().unwrap()));
+        seen.borrow_mut()
+            .push((point.to_owned(), fixture.folder.steps().unwrap()));
     };
     fixture
         .folder
-        .save(&state(4), &fixture.parameters, &fixture.adamw, 1, &mut on_point)
+        .save(
+            &state(4),
+            &fixture.parameters,
+            &fixture.adamw,
+            1,
+            &mut on_point,
+        )
         .unwrap();
     assert_eq!(
         *seen.borrow(),
         [
+            ("checkpoint:mid-write".to_owned(), vec![2]),
             ("checkpoint:before-rename".to_owned(), vec![2]),
             ("checkpoint:after-rename".to_owned(), vec![4, 2]),
         ]
@@ -174,7 +201,10 @@ fn the_previous_checkpoint_goes_only_after_the_new_one_is_there() {
 fn leftovers_of_a_kill_are_swept_away() {
     let fixture = fixture();
     fixture.save(2, 1);
-    let left = fixture.dir.path().join("checkpoints/.unfinished-step-000004");
+    let left = fixture
+        .dir
+        .path()
+        .join("checkpoints/.unfinished-step-000004");
     fs::create_dir(&left).unwrap();
     fs::write(left.join("model.safetensors"), "half").unwrap();
     CheckpointFolder::open(fixture.dir.path()).unwrap();
@@ -224,7 +254,14 @@ fn a_full_disk_is_an_error_and_spares_the_previous_checkpoint() {
         };
         let error = fixture
             .folder
-            .save_with(&state(4), &fixture.parameters, &fixture.adamw, 1, &mut |_| {}, &create)
+            .save_with(
+                &state(4),
+                &fixture.parameters,
+                &fixture.adamw,
+                1,
+                &mut |_| {},
+                &create,
+            )
             .unwrap_err();
         assert!(matches!(error, CheckpointError::DiskFull { .. }), "{error}");
         let text = error.to_string();

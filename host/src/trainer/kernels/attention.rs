@@ -110,7 +110,10 @@ pub(in crate::trainer) fn attention_backward(
                     let part = sequence.start * head_dim..sequence.end * head_dim;
                     let k = &saved.k[kv * plane..][..plane][part.clone()];
                     let v = &saved.v[kv * plane..][..plane][part.clone()];
-                    let (k, v) = (Matrix::new(k, length, head_dim), Matrix::new(v, length, head_dim));
+                    let (k, v) = (
+                        Matrix::new(k, length, head_dim),
+                        Matrix::new(v, length, head_dim),
+                    );
                     for member in 0..group {
                         let head = kv * group + member;
                         let q = &saved.q[head * plane..][..plane][part.clone()];

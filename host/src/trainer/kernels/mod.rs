@@ -13,7 +13,9 @@ mod rope;
 mod swiglu;
 mod vector;
 
-pub(super) use attention::{AttentionSaved, AttentionShape, attention_backward, attention_forward, head_products};
+pub(super) use attention::{
+    AttentionSaved, AttentionShape, attention_backward, attention_forward, head_products,
+};
 pub(super) use cross_entropy::cross_entropy;
 pub(super) use embedding::{embedding_backward, embedding_forward};
 pub(super) use matmul::{Matrix, MatrixMut, instructions, matmul};

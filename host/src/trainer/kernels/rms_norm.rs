@@ -38,11 +38,7 @@ pub(in crate::trainer) fn rms_norm_backward(
         .with_min_len(ROWS_PER_TASK)
         .for_each(|(((dx, dy), x), &rstd)| backward_row(dx, dy, x, weight, rstd));
     // One thread, row after row: the sum over rows keeps its order, and it is a small part of the work.
-    for ((dy, x), &rstd) in dy
-        .chunks_exact(width)
-        .zip(x.chunks_exact(width))
-        .zip(rstd)
-    {
+    for ((dy, x), &rstd) in dy.chunks_exact(width).zip(x.chunks_exact(width)).zip(rstd) {
         add_weight_gradient(d_weight, dy, x, rstd);
     }
 }

@@ -41,7 +41,11 @@ impl Run {
         }
     }
 
-    fn go(&self, observer: &mut dyn TrainObserver, cancel: &AtomicBool) -> Result<TrainOutcome, TrainError> {
+    fn go(
+        &self,
+        observer: &mut dyn TrainObserver,
+        cancel: &AtomicBool,
+    ) -> Result<TrainOutcome, TrainError> {
         let weights = tiny_parameters(&self.model, 1).into_weights();
         self.go_from(weights, observer, cancel)
     }
@@ -164,13 +168,23 @@ fn a_stopped_run_goes_on_to_the_bit() {
         outcome.held_out.iter().map(|m| (m.step, m.loss)).collect()
     };
     assert_eq!(measured(&got), measured(&want));
-    assert_eq!(measured(&got).iter().map(|m| m.0).collect::<Vec<_>>(), [0, 3, 6]);
+    assert_eq!(
+        measured(&got).iter().map(|m| m.0).collect::<Vec<_>>(),
+        [0, 3, 6]
+    );
 }
 
 #[test]
 fn a_run_killed_at_any_named_instant_ends_the_same() {
-    let want = Run::new(config()).go(&mut Recorder::default(), &NEVER).unwrap();
-    for point in ["step:after", "checkpoint:before-rename", "checkpoint:after-rename"] {
+    let want = Run::new(config())
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap();
+    for point in [
+        "step:after",
+        "checkpoint:mid-write",
+        "checkpoint:before-rename",
+        "checkpoint:after-rename",
+    ] {
         for count in [1, 2, 3] {
             let run = Run::new(config());
             let crash = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -225,8 +239,14 @@ fn checkpoints_of_another_run_are_refused_with_the_difference() {
     let error = run.go(&mut Recorder::default(), &NEVER).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("holds checkpoints of another run"), "{text}");
-    assert!(text.contains("trainer.learning_rate was 0.01 and is now 0.02"), "{text}");
-    assert!(text.contains("the examples or their tokens are not the same"), "{text}");
+    assert!(
+        text.contains("trainer.learning_rate was 0.01 and is now 0.02"),
+        "{text}"
+    );
+    assert!(
+        text.contains("the examples or their tokens are not the same"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -242,7 +262,9 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn the_split_into_micro_batches_changes_rounding_only() {
-    let narrow = Run::new(config()).go(&mut Recorder::default(), &NEVER).unwrap();
+    let narrow = Run::new(config())
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap();
     let wide = Run::new(TrainConfig {
         micro_batch_tokens: 512,
         ..config()
@@ -256,7 +278,8 @@ fn the_split_into_micro_batches_changes_rounding_only() {
 
 #[test]
 fn a_loss_that_is_no_number_stops_the_run_and_names_the_examples() {
-    let run = Run::new(config());
+    let mut run = Run::new(config());
+    run.held_out.clear();
     let mut parameters = tiny_parameters(&run.model, 1);
     let embedding = parameters.range("model.embed_tokens.weight").unwrap();
     parameters.data_mut()[embedding].fill(f32::NAN);
@@ -264,7 +287,10 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_examples() {
         .go_from(parameters.into_weights(), &mut Recorder::default(), &NEVER)
         .unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with("step 1: the loss is NaN (examples "), "{text}");
+    assert!(
+        text.starts_with("step 1: the loss is NaN (examples "),
+        "{text}"
+    );
     assert!(text.contains("no checkpoint was made yet"), "{text}");
 }
 
@@ -272,22 +298,34 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_examples() {
 fn impossible_jobs_are_refused_before_anything_is_done() {
     let mut run = Run::new(config());
     run.rows[4].input_ids[0] = 61;
-    let text = run.go(&mut Recorder::default(), &NEVER).unwrap_err().to_string();
+    let text = run
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         text,
         "example 4 cannot be trained on: token 61 is outside the student's vocabulary of 61; it was made with another tokenizer"
     );
     run.rows[4].input_ids[0] = 1;
     run.rows[2].label_mask.fill(false);
-    let text = run.go(&mut Recorder::default(), &NEVER).unwrap_err().to_string();
+    let text = run
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("example 2 cannot be trained on: no token of it is a label"));
     run.rows.clear();
     let error = run.go(&mut Recorder::default(), &NEVER).unwrap_err();
     assert!(matches!(error, TrainError::NoRows));
     run.config.batch_size = 0;
     run.config.max_seq_len = 0;
-    let text = run.go(&mut Recorder::default(), &NEVER).unwrap_err().to_string();
-    assert!(text.contains("\n  - batch_size is 0;") && text.contains("\n  - max_seq_len is 0;"), "{text}");
+    let text = run
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("\n  - batch_size is 0;") && text.contains("\n  - max_seq_len is 0;"),
+        "{text}"
+    );
     assert!(!run.dir.path().join("checkpoints").exists());
 }
 
@@ -311,13 +349,19 @@ fn losses_equal_those_of_pytorch_over_fifty_steps() {
         run.model = tiny_config(tied);
         run.rows = tiny_rows(12, 12);
         let weights = tiny_parameters(&run.model, 11).into_weights();
-        let outcome = run.go_from(weights, &mut Recorder::default(), &NEVER).unwrap();
+        let outcome = run
+            .go_from(weights, &mut Recorder::default(), &NEVER)
+            .unwrap();
         for (step, loss, grad_norm) in expected {
             let record = &outcome.history[step - 1];
             let difference = (record.loss - loss).abs();
             assert!(difference < 1e-5, "step {step}: {} {loss}", record.loss);
             let difference = (record.grad_norm - grad_norm).abs();
-            assert!(difference < 1e-4, "step {step}: {} {grad_norm}", record.grad_norm);
+            assert!(
+                difference < 1e-4,
+                "step {step}: {} {grad_norm}",
+                record.grad_norm
+            );
         }
     }
 }
