@@ -1,6 +1,7 @@
 //! What a user can say about training, and what is wrong with it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Settings of a training run, spelled as transformers' `TrainingArguments` spell them.
 ///
@@ -88,14 +89,12 @@ pub enum TrainDtype {
 
 /// One setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is {found}; expected {expected}")]
+#[error("{message}")]
 pub struct ConfigProblem {
     /// The key in the `[trainer]` table.
-    pub field: &'static str,
-    /// The value that was given.
-    pub found: String,
-    /// What to write instead.
-    pub expected: String,
+    pub field: String,
+    /// What is wrong with it and what to write instead; names the key.
+    pub message: String,
 }
 
 impl Default for TrainConfig {
@@ -126,15 +125,70 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
+    /// Reads a `[trainer]` table, reporting unknown keys, wrong types and impossible values all at once.
+    pub fn from_table(table: &Map<String, Value>) -> Result<Self, Vec<ConfigProblem>> {
+        // Each key is read alone first, because serde stops at the first mistake.
+        let mut problems: Vec<ConfigProblem> = table
+            .iter()
+            .filter_map(|(key, value)| {
+                let alone = Map::from_iter([(key.clone(), value.clone())]);
+                let error = serde_json::from_value::<Self>(Value::Object(alone)).err()?;
+                let message = if error.to_string().starts_with("unknown field") {
+                    format!(
+                        "{key} is no setting of the trainer; the settings are {}",
+                        Self::keys().join(", ")
+                    )
+                } else {
+                    format!("{key} is {value}: {error}")
+                };
+                Some(ConfigProblem {
+                    field: key.clone(),
+                    message,
+                })
+            })
+            .collect();
+        let mut readable = table.clone();
+        readable.retain(|key, _| problems.iter().all(|problem| problem.field != *key));
+        match serde_json::from_value::<Self>(Value::Object(readable)) {
+            Ok(config) => {
+                if let Err(more) = config.validate() {
+                    problems.extend(more);
+                }
+                if problems.is_empty() {
+                    return Ok(config);
+                }
+            }
+            // Alone each key is right, so one setting is given under two names.
+            Err(error) => problems.push(ConfigProblem {
+                field: String::new(),
+                message: format!("a setting is given twice, under two names: {error}"),
+            }),
+        }
+        Err(problems)
+    }
+
+    /// Names of all settings.
+    fn keys() -> Vec<String> {
+        let all = Self {
+            max_steps: Some(1),
+            ..Self::default()
+        };
+        let value = serde_json::to_value(all).expect("numbers and names always become JSON");
+        value
+            .as_object()
+            .into_iter()
+            .flat_map(|object| object.keys().cloned())
+            .collect()
+    }
+
     /// Checks every setting and returns all problems at once.
     pub fn validate(&self) -> Result<(), Vec<ConfigProblem>> {
         let mut problems = Vec::new();
         let mut require = |holds: bool, field: &'static str, found: String, expected: &str| {
             if !holds {
                 problems.push(ConfigProblem {
-                    field,
-                    found,
-                    expected: expected.to_owned(),
+                    field: field.to_owned(),
+                    message: format!("{field} is {found}; expected {expected}"),
                 });
             }
         };
@@ -215,7 +269,7 @@ impl TrainConfig {
     /// The settings that the trained weights depend on; a checkpoint is resumed only under equal ones.
     ///
     /// How often something is measured or saved is left out: it may change between two sittings.
-    pub fn trajectory(&self) -> serde_json::Value {
+    pub fn trajectory(&self) -> Value {
         let mut value =
             serde_json::to_value(self).expect("numbers and names always become a JSON object");
         if let Some(object) = value.as_object_mut() {
@@ -289,6 +343,41 @@ mod tests {
                 "warmup_ratio is 3; expected a fraction from 0 to 1",
             ]
         );
+    }
+
+    #[test]
+    fn a_table_with_many_mistakes_is_told_all_of_them() {
+        let table = serde_json::json!({
+            "learning_rat": 1e-5,
+            "epochs": "three",
+            "lr_scheduler": "cosin",
+            "batch_size": 0,
+            "max_grad_norm": 1.0,
+        });
+        let problems = TrainConfig::from_table(table.as_object().unwrap()).unwrap_err();
+        let fields: Vec<&str> = problems.iter().map(|p| p.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["learning_rat", "epochs", "lr_scheduler", "batch_size"]
+        );
+        let messages: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(messages[0].starts_with(
+            "learning_rat is no setting of the trainer; the settings are epochs, max_steps,"
+        ));
+        assert_eq!(
+            messages[1],
+            "epochs is \"three\": invalid type: string \"three\", expected u64"
+        );
+        assert_eq!(
+            messages[2],
+            "lr_scheduler is \"cosin\": unknown variant `cosin`, expected one of `cosine`, `linear`, `constant`, `constant_with_warmup`"
+        );
+        let twice = serde_json::json!({"epochs": 3, "num_train_epochs": 3});
+        let problems = TrainConfig::from_table(twice.as_object().unwrap()).unwrap_err();
+        assert!(problems[0].message.contains("given twice"), "{problems:?}");
+        let fine = serde_json::json!({"epochs": 1, "batch_size": 8});
+        let config = TrainConfig::from_table(fine.as_object().unwrap()).unwrap();
+        assert_eq!((config.epochs, config.batch_size), (1, 8));
     }
 
     #[test]

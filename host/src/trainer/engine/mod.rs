@@ -5,6 +5,8 @@
 //! down projection (Touvron et al., arXiv 2302.13971). The head runs on label rows only, in chunks.
 //! What a layer keeps for its backward pass is listed in [`buffers`], which the planner prints.
 
+mod buffers;
+
 use std::ops::Range;
 
 use super::kernels::*;
@@ -12,66 +14,11 @@ use super::model::{Engine, MicroBatch};
 use super::parameters::ParameterSet;
 use crate::llama::LlamaConfig;
 use crate::llama::rope::RopeTable;
-
-/// Label rows whose logits are held at once: large enough for full speed of the products, small
-/// enough that 49,152 words take 50 MB.
-const HEAD_ROWS: usize = 256;
+pub use buffers::buffers;
+use buffers::{HEAD_ROWS, Head, LayerActivations, Shared, Sizes};
 
 /// Names this arithmetic in checkpoints. Changed whenever results change in any bit.
 pub const ENGINE_NAME: &str = "cpu-f32-1";
-
-/// Numbers of f32 that the engine holds for micro-batches of up to `tokens` tokens, by purpose.
-pub fn buffers(config: &LlamaConfig, tokens: usize) -> Vec<(&'static str, usize)> {
-    let sizes = Sizes::of(config);
-    let layer = 4 * sizes.hidden
-        + 2
-        + sizes.qkv
-        + config.num_attention_heads
-        + sizes.queries
-        + 3 * sizes.inner;
-    let shared = 2 * sizes.hidden
-        + 2 * sizes.qkv
-        + 2 * sizes.queries
-        + config.num_attention_heads
-        + 3 * sizes.inner;
-    vec![
-        (
-            "activations kept for backward",
-            tokens * (config.num_hidden_layers * layer + sizes.hidden),
-        ),
-        ("buffers shared by the layers", tokens * shared),
-        (
-            "logits and label rows",
-            HEAD_ROWS.min(tokens) * sizes.vocab + tokens * (4 * sizes.hidden + 1),
-        ),
-    ]
-}
-
-/// Widths of a token's row in the different buffers.
-#[derive(Clone, Copy)]
-struct Sizes {
-    hidden: usize,
-    inner: usize,
-    vocab: usize,
-    queries: usize,
-    keys: usize,
-    qkv: usize,
-}
-
-impl Sizes {
-    fn of(config: &LlamaConfig) -> Self {
-        let queries = config.num_attention_heads * config.head_dim;
-        let keys = config.num_key_value_heads * config.head_dim;
-        Self {
-            hidden: config.hidden_size,
-            inner: config.intermediate_size,
-            vocab: config.vocab_size,
-            queries,
-            keys,
-            qkv: queries + 2 * keys,
-        }
-    }
-}
 
 /// Where the weights of one layer lie in the flat buffer.
 struct LayerWeights {
@@ -81,47 +28,6 @@ struct LayerWeights {
     post_norm: Range<usize>,
     gate_up: Range<usize>,
     down: Range<usize>,
-}
-
-/// What one layer keeps from its forward pass.
-struct LayerActivations {
-    normed: Vec<f32>,
-    rstd: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    log_sum: Vec<f32>,
-    attended: Vec<f32>,
-    middle: Vec<f32>,
-    middle_rstd: Vec<f32>,
-    middle_normed: Vec<f32>,
-    gate_up: Vec<f32>,
-    gated: Vec<f32>,
-}
-
-/// Buffers that one layer after another uses.
-struct Shared {
-    qkv: Vec<f32>,
-    heads: Vec<f32>,
-    d_residual: Vec<f32>,
-    d_normed: Vec<f32>,
-    d_q: Vec<f32>,
-    d_k: Vec<f32>,
-    d_v: Vec<f32>,
-    d_attended: Vec<f32>,
-    delta: Vec<f32>,
-    d_gate_up: Vec<f32>,
-    d_gated: Vec<f32>,
-}
-
-/// Buffers of the final norm and the head, over label rows.
-struct Head {
-    rows: Vec<f32>,
-    rstd: Vec<f32>,
-    normed: Vec<f32>,
-    d_normed: Vec<f32>,
-    d_rows: Vec<f32>,
-    logits: Vec<f32>,
 }
 
 /// The engine for f32 on the CPU. It runs on the rayon pool that it is called in.
@@ -173,8 +79,6 @@ impl CpuEngine {
         } else {
             range("lm_head.weight")
         };
-        let buffer = |width: usize| vec![0.0f32; capacity * width];
-        let heads = config.num_attention_heads;
         Self {
             sizes,
             rope: RopeTable::new(config, capacity),
@@ -184,45 +88,13 @@ impl CpuEngine {
             final_norm: range("model.norm.weight"),
             head_weight,
             residuals: (0..=config.num_hidden_layers)
-                .map(|_| buffer(sizes.hidden))
+                .map(|_| vec![0.0; capacity * sizes.hidden])
                 .collect(),
             activations: (0..config.num_hidden_layers)
-                .map(|_| LayerActivations {
-                    normed: buffer(sizes.hidden),
-                    rstd: buffer(1),
-                    q: buffer(sizes.queries),
-                    k: buffer(sizes.keys),
-                    v: buffer(sizes.keys),
-                    log_sum: buffer(heads),
-                    attended: buffer(sizes.queries),
-                    middle: buffer(sizes.hidden),
-                    middle_rstd: buffer(1),
-                    middle_normed: buffer(sizes.hidden),
-                    gate_up: buffer(2 * sizes.inner),
-                    gated: buffer(sizes.inner),
-                })
+                .map(|_| LayerActivations::new(sizes, capacity))
                 .collect(),
-            shared: Shared {
-                qkv: buffer(sizes.qkv),
-                heads: buffer(sizes.queries),
-                d_residual: buffer(sizes.hidden),
-                d_normed: buffer(sizes.hidden),
-                d_q: buffer(sizes.queries),
-                d_k: buffer(sizes.keys),
-                d_v: buffer(sizes.keys),
-                d_attended: buffer(sizes.queries),
-                delta: buffer(heads),
-                d_gate_up: buffer(2 * sizes.inner),
-                d_gated: buffer(sizes.inner),
-            },
-            head: Head {
-                rows: buffer(sizes.hidden),
-                rstd: buffer(1),
-                normed: buffer(sizes.hidden),
-                d_normed: buffer(sizes.hidden),
-                d_rows: buffer(sizes.hidden),
-                logits: vec![0.0; HEAD_ROWS.min(capacity) * sizes.vocab],
-            },
+            shared: Shared::new(sizes, capacity),
+            head: Head::new(sizes, capacity),
             config: config.clone(),
         }
     }
@@ -565,65 +437,4 @@ fn project_backward(dx: &mut [f32], dw: &mut [f32], dy: &[f32], x: &[f32], w: &[
         x,
         true,
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::trainer::testing::tiny_config;
-
-    #[test]
-    fn the_table_of_buffers_is_what_is_allocated() {
-        let config = tiny_config(true);
-        for capacity in [16, 600] {
-            let engine = CpuEngine::new(&config, &ParameterSet::zeros(&config), capacity);
-            let (shared, head) = (&engine.shared, &engine.head);
-            let kept: usize = engine
-                .activations
-                .iter()
-                .flat_map(|a| {
-                    [
-                        &a.normed,
-                        &a.rstd,
-                        &a.q,
-                        &a.k,
-                        &a.v,
-                        &a.log_sum,
-                        &a.attended,
-                        &a.middle,
-                        &a.middle_rstd,
-                        &a.middle_normed,
-                        &a.gate_up,
-                        &a.gated,
-                    ]
-                })
-                .chain(&engine.residuals)
-                .map(Vec::len)
-                .sum();
-            let of_layers = [
-                &shared.qkv,
-                &shared.heads,
-                &shared.d_residual,
-                &shared.d_normed,
-                &shared.d_q,
-                &shared.d_k,
-                &shared.d_v,
-                &shared.d_attended,
-                &shared.delta,
-                &shared.d_gate_up,
-                &shared.d_gated,
-            ];
-            let of_head = [
-                &head.rows,
-                &head.rstd,
-                &head.normed,
-                &head.d_normed,
-                &head.d_rows,
-                &head.logits,
-            ];
-            let length = |buffers: &[&Vec<f32>]| buffers.iter().map(|b| b.len()).sum();
-            let table: Vec<usize> = buffers(&config, capacity).iter().map(|b| b.1).collect();
-            assert_eq!(table, [kept, length(&of_layers), length(&of_head)]);
-        }
-    }
 }
