@@ -1,2 +1,12 @@
+//! Pacos: the Alpaca recipe as a framework. The host runtime.
+
+pub mod cli;
+pub mod fault;
+pub mod ledger;
 pub mod llama;
+pub mod manifest;
+pub mod models;
+pub mod plugin;
+pub mod seed;
+pub mod stages;
 pub mod trainer;

@@ -1,1 +1,5 @@
-fn main(){}
+//! The `pacos` command.
+
+fn main() -> std::process::ExitCode {
+    pacos::cli::main()
+}

@@ -4,14 +4,18 @@
 
 pub mod config;
 mod durable;
+pub mod generate;
 pub mod gguf;
 pub mod rope;
 mod safetensors_file;
 pub mod source;
+#[cfg(test)]
+pub(crate) mod test_model;
 pub mod tokenizer;
 pub mod weights;
 
 pub use config::{ConfigError, LlamaConfig, RopeScaling};
+pub use generate::{Engine, EngineOptions, GenerateError};
 pub use source::{LocalModel, Model, ModelSource, Progress, SourceError, open};
 pub use tokenizer::{ChatMessage, Tokenizer, TokenizerError};
 pub use weights::{Weights, WeightsError};

@@ -1,0 +1,159 @@
+//! The command line: what people type, see and get back.
+
+mod check;
+mod model;
+mod plugin;
+mod progress;
+mod run;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    manifest::{Problems, Recipe},
+    models::Stop,
+    plugin::CallError,
+    stages::{OpenError, RunError, StageError},
+};
+
+/// The Alpaca recipe as a framework: generate, filter, train, evaluate.
+///
+/// A recipe is one TOML manifest. `pacos run manifests/local.toml` needs no key and no GPU.
+#[derive(Parser)]
+#[command(name = "pacos", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// More of what is going on; twice for everything
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 something unforeseen, 2 the command or the manifest is wrong, \
+3 a model or the budget stopped the run, 4 a plugin failed, 5 the disk or the run directory, 130 interrupted.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a recipe, from wherever it was left
+    Run(run::RunArgs),
+    /// Find everything that is wrong with a recipe, without starting or spending anything
+    Check(check::CheckArgs),
+    /// Fetch and look at models
+    Model(model::ModelArgs),
+    /// Look at plugins
+    Plugin(plugin::PluginArgs),
+}
+
+/// The manifest, and what is said otherwise on the command line.
+#[derive(Args, Clone)]
+struct ManifestArgs {
+    /// The recipe
+    manifest: PathBuf,
+    /// Another value for a key of the manifest, such as dataset.target=200; can be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ManifestArgs {
+    fn load(&self) -> Result<Recipe, Failed> {
+        Ok(Recipe::load(&self.manifest, &self.set)?)
+    }
+}
+
+/// A command that did not do what was asked.
+enum Failed {
+    /// The manifest, with places to point at.
+    Manifest(Problems),
+    /// Anything else: the message, and the exit code that its kind has.
+    Other(anyhow::Error, u8),
+}
+
+impl From<Problems> for Failed {
+    fn from(problems: Problems) -> Self {
+        Failed::Manifest(problems)
+    }
+}
+
+impl From<anyhow::Error> for Failed {
+    fn from(error: anyhow::Error) -> Self {
+        Failed::Other(error, 1)
+    }
+}
+
+impl From<crate::ledger::RunDirError> for Failed {
+    fn from(error: crate::ledger::RunDirError) -> Self {
+        Failed::Other(error.into(), 5)
+    }
+}
+
+impl From<OpenError> for Failed {
+    fn from(error: OpenError) -> Self {
+        Failed::Other(error.into(), 3)
+    }
+}
+
+impl From<RunError> for Failed {
+    fn from(error: RunError) -> Self {
+        let code = match &error {
+            RunError::OtherRun(_) => 2,
+            RunError::Stage(stage) => stage_code(stage),
+        };
+        Failed::Other(error.into(), code)
+    }
+}
+
+fn stage_code(error: &StageError) -> u8 {
+    match error {
+        StageError::Plugin {
+            error: CallError::Stopped(stop),
+            ..
+        }
+        | StageError::Stopped(stop) => match **stop {
+            Stop::Interrupted => 130,
+            Stop::Ledger(_) => 5,
+            Stop::NotDeterministic { .. } => 4,
+            Stop::Fatal { .. } | Stop::Failing { .. } | Stop::Budget { .. } => 3,
+        },
+        StageError::Plugin { .. }
+        | StageError::Load(_)
+        | StageError::Barren { .. }
+        | StageError::OutOfUnits { .. }
+        | StageError::TooManyQuarantined { .. } => 4,
+        StageError::Ledger(_) | StageError::RunDir(_) => 5,
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    progress::start_log(cli.verbose);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no threads to work with: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Run(args) => run::run(args).await,
+            Command::Check(args) => check::check(args).await,
+            Command::Model(args) => model::model(args),
+            Command::Plugin(args) => plugin::plugin(args).await,
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed::Manifest(problems)) => {
+            // Where standard error is gone there is nobody left to tell.
+            let _ = problems.eprint();
+            ExitCode::from(2)
+        }
+        Err(Failed::Other(error, code)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}

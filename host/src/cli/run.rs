@@ -1,0 +1,101 @@
+//! `pacos run`.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use clap::Args;
+
+use super::{Failed, ManifestArgs, progress};
+use crate::{
+    ledger::RunDir,
+    models::Service,
+    stages::{self, Options},
+};
+
+/// Run a recipe, from wherever it was left.
+///
+/// Everything is kept in one directory, and nothing in it is paid for twice: kill it at any
+/// moment and run the same command again.
+#[derive(Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    manifest: ManifestArgs,
+    /// Directory of the run [default: runs/NAME, after the recipe]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Run in this new directory, with the replies that the old one has on record
+    #[arg(long, value_name = "NEW")]
+    fork: Option<PathBuf>,
+    /// Stop after so many units: a real run, only shorter
+    #[arg(long, value_name = "UNITS")]
+    limit: Option<u64>,
+    /// Print what came of it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
+    let recipe = args.manifest.load()?;
+    let home = args
+        .dir
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name));
+    let options = Options {
+        dir: args.fork.clone().unwrap_or_else(|| home.clone()),
+        limit: args.limit,
+        reuse: args.fork.is_some().then_some(home),
+    };
+    let mut prepared = stages::prepare(recipe).await?;
+    let run_dir = RunDir::open(&options.dir)?;
+    let models = prepared.open_models(&mut progress::fetching())?;
+    let bar = progress::Generation::start(prepared.recipe.dataset.target);
+    let service: Arc<Mutex<Option<Arc<Service>>>> = Arc::default();
+    tokio::spawn(stop_on_interrupt(service.clone()));
+    let result = stages::run(prepared, models, &run_dir, &options, &bar, |started| {
+        *service.lock().expect("no holder panics") = Some(started);
+    })
+    .await;
+    bar.end();
+    let outcome = result?;
+    if args.json {
+        let text = serde_json::json!({
+            "dir": options.dir,
+            "units": outcome.generated.units,
+            "accepted": outcome.generated.accepted,
+            "complete": outcome.complete,
+        });
+        println!("{text}");
+        return Ok(());
+    }
+    let dir = options.dir.display();
+    if outcome.nothing_to_do {
+        println!("Already done: {} examples in {dir}", outcome.generated.accepted);
+    } else {
+        println!(
+            "{} examples after {} units in {dir}",
+            outcome.generated.accepted, outcome.generated.units
+        );
+    }
+    if !outcome.complete {
+        println!("Not yet complete; the same command without --limit goes on from here.");
+    }
+    Ok(())
+}
+
+/// The first interrupt lets what is in flight end and be recorded; the second ends the process.
+async fn stop_on_interrupt(service: Arc<Mutex<Option<Arc<Service>>>>) {
+    let mut asked = false;
+    while tokio::signal::ctrl_c().await.is_ok() {
+        let running = service.lock().expect("no holder panics").clone();
+        match running {
+            Some(service) if !asked => {
+                eprintln!("stopping: what is in flight is awaited and recorded; again to leave it");
+                service.end();
+                asked = true;
+            }
+            _ => std::process::exit(130),
+        }
+    }
+}

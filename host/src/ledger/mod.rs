@@ -1,0 +1,156 @@
+//! The record of a run: one directory, one SQLite database, one writer.
+//!
+//! Everything that costs something or decides something is committed (`synchronous=FULL`)
+//! before anybody acts on it. Writes of one moment share a commit.
+
+mod records;
+mod run_dir;
+mod writer;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rusqlite::{Connection, OpenFlags};
+
+pub use records::{
+    Ask, AttemptEnd, AttemptState, Charge, Consumed, RecordedOutcome, RequestKey, Spent,
+    UnitRecord, VerdictRecord,
+};
+pub use run_dir::{RunDir, RunDirError};
+pub(crate) use writer::Writer;
+
+/// Version of the private tables.
+const SCHEMA_VERSION: i64 = 1;
+
+/// What keeps the ledger from being read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LedgerError {
+    /// SQLite's own words, with what was being done.
+    #[error("ledger: {doing}: {message}{advice}")]
+    Sqlite {
+        /// What was being done.
+        doing: &'static str,
+        /// What SQLite said.
+        message: String,
+        /// What to do, where that is known.
+        advice: &'static str,
+    },
+    /// The database was written by another release.
+    #[error(
+        "the ledger has version {found}, this release reads {SCHEMA_VERSION}; use the release that wrote it, or start a new run"
+    )]
+    Version {
+        /// `user_version` of the file.
+        found: i64,
+    },
+    /// A recorded value is not what this release writes.
+    #[error("the ledger is damaged: {0}")]
+    Damaged(String),
+}
+
+impl LedgerError {
+    pub(crate) fn sqlite(doing: &'static str) -> impl Fn(rusqlite::Error) -> Self {
+        move |error| {
+            let advice = match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DiskFull) => {
+                    ". The disk is full; what was recorded is whole. Make room and run again"
+                }
+                Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::CannotOpen) => {
+                    ". Is the run directory writable?"
+                }
+                _ => "",
+            };
+            LedgerError::Sqlite {
+                doing,
+                message: error.to_string(),
+                advice,
+            }
+        }
+    }
+}
+
+/// The ledger of one run. Cheap to clone.
+#[derive(Clone)]
+pub struct Ledger {
+    writer: Writer,
+    reader: Arc<Mutex<Connection>>,
+}
+
+impl Ledger {
+    /// Opens the ledger of a run, or begins one. Attempts that a kill left open become
+    /// `unknown` and stay charged at their worst case.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or belongs to another release.
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let error = LedgerError::sqlite("opening it");
+        let connection = Connection::open(path).map_err(&error)?;
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000;")
+            .map_err(&error)?;
+        let version: i64 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(&error)?;
+        match version {
+            0 => connection
+                .execute_batch(&format!(
+                    "BEGIN IMMEDIATE;\n{}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;",
+                    include_str!("schema.sql")
+                ))
+                .map_err(LedgerError::sqlite("writing its tables"))?,
+            SCHEMA_VERSION => {}
+            found => return Err(LedgerError::Version { found }),
+        }
+        connection
+            .execute(
+                "UPDATE attempt_ SET state = 'unknown' WHERE state = 'sent'",
+                [],
+            )
+            .map_err(LedgerError::sqlite("closing interrupted attempts"))?;
+        let reader = open_reader(path)?;
+        Ok(Ledger {
+            writer: Writer::start(connection),
+            reader: Arc::new(Mutex::new(reader)),
+        })
+    }
+
+    /// Runs a query on a connection that cannot write.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub fn read<T>(
+        &self,
+        doing: &'static str,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        query(&reader).map_err(LedgerError::sqlite(doing))
+    }
+
+    /// Writes, and returns when it is on disk.
+    ///
+    /// # Errors
+    /// What SQLite reports; nothing of this write is then recorded.
+    pub async fn write(
+        &self,
+        doing: &'static str,
+        write: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<(), LedgerError> {
+        self.writer.write(doing, Box::new(write)).await
+    }
+}
+
+fn open_reader(path: &Path) -> Result<Connection, LedgerError> {
+    let error = LedgerError::sqlite("opening it for reading");
+    let reader = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(&error)?;
+    reader
+        .busy_timeout(std::time::Duration::from_secs(10))
+        .map_err(&error)?;
+    Ok(reader)
+}

@@ -1,0 +1,287 @@
+//! The engine: a model with its decoding thread, asked from any number of tasks.
+
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+
+use llguidance::Matcher;
+use tokio::sync::oneshot;
+
+use super::constraint::ConstraintCompiler;
+use super::forward::Decoder;
+use super::kernel::Instructions;
+use super::request::{
+    Completion, CompletionRequest, Constraint, GenerateError, LogLikelihood, Prompt,
+};
+use super::scheduler::{self, Job, Work, Writing};
+use crate::llama::config::LlamaConfig;
+use crate::llama::source::Model;
+use crate::llama::tokenizer::Tokenizer;
+
+/// How an engine spends memory and processors. No setting changes what a request is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Requests decoded at once; others wait in order. Bounds the memory of keys and values.
+    pub max_batch: usize,
+    /// Prompt tokens read in one turn, beside the tokens being generated.
+    pub prefill_chunk: usize,
+    /// Longest sequence, in tokens; the model's own limit where absent or smaller.
+    pub context_length: Option<usize>,
+    /// Threads; one a processor where absent.
+    pub threads: Option<usize>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            max_batch: 16,
+            prefill_chunk: 128,
+            context_length: None,
+            threads: None,
+        }
+    }
+}
+
+/// A model that answers. Cheap to clone; the decoding thread ends with the last clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: LlamaConfig,
+    tokenizer: Arc<Tokenizer>,
+    identity: String,
+    context: usize,
+    numeric_path: String,
+    compiler: OnceLock<Result<ConstraintCompiler, String>>,
+    jobs: Mutex<Option<Sender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Closing the channel first: the thread waits for it.
+        drop(self.jobs.lock().map(|mut jobs| jobs.take()));
+        if let Ok(mut thread) = self.thread.lock()
+            && let Some(thread) = thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Engine {
+    /// Arranges a model's weights for inference and starts its decoding thread.
+    ///
+    /// Memory: 4 bytes a parameter (a tied embedding counts twice), and
+    /// [`Engine::kv_bytes_per_token`] for every token of the requests being decoded.
+    pub fn start(model: Model, options: EngineOptions) -> Result<Self, GenerateError> {
+        let Model {
+            config,
+            weights,
+            tokenizer,
+            identity,
+            ..
+        } = model;
+        let options = EngineOptions {
+            max_batch: options.max_batch.max(1),
+            prefill_chunk: options.prefill_chunk.max(1),
+            ..options
+        };
+        let context = options
+            .context_length
+            .unwrap_or(config.max_position_embeddings)
+            .min(config.max_position_embeddings);
+        let start = |reason: String| GenerateError::Start(reason);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(options.threads.unwrap_or(0))
+            .thread_name(|number| format!("llama-{number}"))
+            .build()
+            .map_err(|e| start(e.to_string()))?;
+        let decoder = pool
+            .install(|| Decoder::new(config.clone(), weights, context))
+            .map_err(|e| start(e.to_string()))?;
+        let numeric_path = match decoder.instructions() {
+            // Both vector widths give the same bits.
+            Instructions::Avx512 | Instructions::Avx2 => "f32 fused-multiply-add v1",
+            Instructions::Portable => "f32 multiply-then-add v1",
+        };
+        let tokenizer = Arc::new(tokenizer);
+        let (sender, receiver) = mpsc::channel();
+        let thread = {
+            let (tokenizer, eos) = (tokenizer.clone(), config.eos_token_ids.clone());
+            let vocab_size = config.vocab_size;
+            std::thread::Builder::new()
+                .name("llama".to_owned())
+                .spawn(move || {
+                    pool.install(move || {
+                        scheduler::run(&decoder, &tokenizer, &eos, vocab_size, &options, &receiver);
+                    });
+                })
+                .map_err(|e| start(e.to_string()))?
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                tokenizer,
+                identity,
+                context,
+                numeric_path: numeric_path.to_owned(),
+                compiler: OnceLock::new(),
+                jobs: Mutex::new(Some(sender)),
+                thread: Mutex::new(Some(thread)),
+            }),
+        })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.inner.config
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.inner.tokenizer
+    }
+
+    /// sha256 of the model's files.
+    pub fn identity(&self) -> &str {
+        &self.inner.identity
+    }
+
+    /// Longest sequence, prompt and answer together, in tokens.
+    pub fn context_length(&self) -> usize {
+        self.inner.context
+    }
+
+    /// Names the arithmetic: two engines with the same path and model identity give the same answers.
+    pub fn numeric_path(&self) -> &str {
+        &self.inner.numeric_path
+    }
+
+    /// Memory for keys and values of one token of one request.
+    pub fn kv_bytes_per_token(&self) -> usize {
+        let config = &self.inner.config;
+        config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4
+    }
+
+    /// The tokens of a prompt, as the model will read them.
+    pub fn prompt_tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, GenerateError> {
+        let tokenizer = &self.inner.tokenizer;
+        Ok(match prompt {
+            Prompt::Text(text) => tokenizer.encode(text, true)?,
+            Prompt::Tokens(tokens) => tokens.clone(),
+            Prompt::Chat(messages) => {
+                let text = tokenizer.apply_chat_template(messages, true)?;
+                tokenizer.encode(&text, false)?
+            }
+        })
+    }
+
+    /// Completes a prompt. Dropping the future cancels the request.
+    ///
+    /// The answer depends on the request alone, never on what else is being decoded.
+    pub async fn complete(&self, request: CompletionRequest) -> Result<Completion, GenerateError> {
+        let vocab_size = self.inner.config.vocab_size;
+        let problems = request.problems(vocab_size);
+        if !problems.is_empty() {
+            return Err(GenerateError::Request(problems));
+        }
+        let tokens = self.prompt_tokens(&request.prompt)?;
+        self.check(&tokens, &[])?;
+        let room = self.inner.context - tokens.len().min(self.inner.context);
+        let max_tokens = request.max_tokens.unwrap_or(room.max(1));
+        if max_tokens > room {
+            return Err(GenerateError::TooLong {
+                prompt: tokens.len(),
+                answer: max_tokens,
+                context: self.inner.context,
+            });
+        }
+        let matcher = request
+            .constraint
+            .as_ref()
+            .map(|constraint| self.compile(constraint))
+            .transpose()?;
+        let (reply, answer) = oneshot::channel();
+        let writing = Writing::new(&request, tokens.len(), max_tokens, matcher, reply);
+        self.send(Job {
+            tokens,
+            work: Work::Complete(Box::new(writing)),
+        })?;
+        answer.await.map_err(|_| GenerateError::Stopped)?
+    }
+
+    /// The log-likelihood of answer tokens after prompt tokens. Dropping the future cancels the request.
+    pub async fn log_likelihood(
+        &self,
+        prompt_tokens: &[u32],
+        answer_tokens: &[u32],
+    ) -> Result<LogLikelihood, GenerateError> {
+        self.check(prompt_tokens, answer_tokens)?;
+        if answer_tokens.is_empty() {
+            return Ok(LogLikelihood {
+                sum_log_prob: 0.0,
+                tokens: 0,
+            });
+        }
+        if prompt_tokens.len() + answer_tokens.len() > self.inner.context {
+            return Err(GenerateError::TooLong {
+                prompt: prompt_tokens.len(),
+                answer: answer_tokens.len(),
+                context: self.inner.context,
+            });
+        }
+        let (reply, answer) = oneshot::channel();
+        self.send(Job {
+            tokens: [prompt_tokens, answer_tokens].concat(),
+            work: Work::Score {
+                prompt: prompt_tokens.len(),
+                sum_log_prob: 0.0,
+                reply: Some(reply),
+            },
+        })?;
+        answer.await.map_err(|_| GenerateError::Stopped)
+    }
+
+    fn check(&self, prompt: &[u32], answer: &[u32]) -> Result<(), GenerateError> {
+        if prompt.is_empty() {
+            return Err(GenerateError::EmptyPrompt);
+        }
+        let vocab_size = self.inner.config.vocab_size;
+        match prompt
+            .iter()
+            .chain(answer)
+            .find(|token| **token as usize >= vocab_size)
+        {
+            None => Ok(()),
+            Some(token) => Err(GenerateError::UnknownToken {
+                token: *token,
+                vocab_size,
+            }),
+        }
+    }
+
+    fn compile(&self, constraint: &Constraint) -> Result<Matcher, GenerateError> {
+        let inner = &self.inner;
+        inner
+            .compiler
+            .get_or_init(|| {
+                ConstraintCompiler::new(
+                    &inner.tokenizer,
+                    inner.config.vocab_size,
+                    &inner.config.eos_token_ids,
+                )
+            })
+            .as_ref()
+            .map_err(|reason| GenerateError::Constraint(reason.clone()))?
+            .compile(constraint)
+    }
+
+    fn send(&self, job: Job) -> Result<(), GenerateError> {
+        let jobs = self.inner.jobs.lock().map_err(|_| GenerateError::Stopped)?;
+        let jobs = jobs.as_ref().ok_or(GenerateError::Stopped)?;
+        jobs.send(job).map_err(|_| GenerateError::Stopped)
+    }
+}

@@ -1,0 +1,212 @@
+//! The forward pass of a LLaMA decoder over rows of several sequences at once.
+
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
+
+use super::kernel::{
+    AttentionShape, Instructions, LayerCache, PackedMatrix, add, attend, rms_norm, swiglu,
+};
+use crate::llama::config::LlamaConfig;
+use crate::llama::rope::RopeTable;
+use crate::llama::weights::Weights;
+
+/// A model's weights, arranged for inference.
+pub(super) struct Decoder {
+    config: LlamaConfig,
+    shape: AttentionShape,
+    embedding: Vec<f32>,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    head: PackedMatrix,
+    rope: RopeTable,
+    with: Instructions,
+}
+
+struct Layer {
+    attention_norm: Vec<f32>,
+    query_key_value: PackedMatrix,
+    attention_output: PackedMatrix,
+    feed_forward_norm: Vec<f32>,
+    gate_up: PackedMatrix,
+    down: PackedMatrix,
+}
+
+/// The cached keys and values of one sequence.
+pub(super) struct KvCache {
+    layers: Vec<LayerCache>,
+    positions: usize,
+}
+
+impl KvCache {
+    /// Tokens that have passed through the model.
+    pub(super) fn positions(&self) -> usize {
+        self.positions
+    }
+}
+
+/// The next tokens of one sequence.
+pub(super) struct Step<'a> {
+    pub tokens: &'a [u32],
+    pub cache: &'a mut KvCache,
+    /// How many of the last tokens want logits.
+    pub logits: usize,
+}
+
+impl Decoder {
+    /// Arranges weights; `context` is the longest sequence that will be asked for.
+    pub(super) fn new(
+        config: LlamaConfig,
+        mut weights: Weights,
+        context: usize,
+    ) -> candle_core::Result<Self> {
+        // Tensors leave `weights` one by one, so that the model is not held twice where it is ours alone.
+        let mut take = |name: String| -> candle_core::Result<Vec<f32>> {
+            match weights.tensors.remove(&name) {
+                Some(tensor) => numbers(&tensor),
+                None => candle_core::bail!("weights hold no tensor named {name}"),
+            }
+        };
+        let hidden = config.hidden_size;
+        let embedding = take("model.embed_tokens.weight".to_owned())?;
+        let head = if config.tie_word_embeddings {
+            PackedMatrix::pack(hidden, &[&embedding])
+        } else {
+            PackedMatrix::pack(hidden, &[&take("lm_head.weight".to_owned())?])
+        };
+        let queries = config.num_attention_heads * config.head_dim;
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for number in 0..config.num_hidden_layers {
+            let mut part = |name: &str| take(format!("model.layers.{number}.{name}.weight"));
+            let (q, k, v) = (
+                part("self_attn.q_proj")?,
+                part("self_attn.k_proj")?,
+                part("self_attn.v_proj")?,
+            );
+            let (gate, up) = (part("mlp.gate_proj")?, part("mlp.up_proj")?);
+            layers.push(Layer {
+                attention_norm: part("input_layernorm")?,
+                query_key_value: PackedMatrix::pack(hidden, &[&q, &k, &v]),
+                attention_output: PackedMatrix::pack(queries, &[&part("self_attn.o_proj")?]),
+                feed_forward_norm: part("post_attention_layernorm")?,
+                gate_up: PackedMatrix::pack(hidden, &[&gate, &up]),
+                down: PackedMatrix::pack(config.intermediate_size, &[&part("mlp.down_proj")?]),
+            });
+        }
+        Ok(Self {
+            shape: AttentionShape {
+                heads: config.num_attention_heads,
+                key_value_heads: config.num_key_value_heads,
+                head_dim: config.head_dim,
+            },
+            norm: take("model.norm.weight".to_owned())?,
+            rope: RopeTable::new(&config, context),
+            embedding,
+            layers,
+            head,
+            config,
+            with: Instructions::detected(),
+        })
+    }
+
+    pub(super) fn instructions(&self) -> Instructions {
+        self.with
+    }
+
+    pub(super) fn new_cache(&self) -> KvCache {
+        KvCache {
+            layers: self
+                .layers
+                .iter()
+                .map(|_| LayerCache::new(self.shape))
+                .collect(),
+            positions: 0,
+        }
+    }
+
+    /// Runs the next tokens of several sequences. Returns the logits asked for, `[rows, vocab_size]`, in the
+    /// order of the steps and their tokens.
+    ///
+    /// # Panics
+    /// If a token is outside the vocabulary or a position past the context; the engine checks both.
+    pub(super) fn forward(&self, steps: &mut [Step<'_>]) -> Vec<f32> {
+        let (config, with) = (&self.config, self.with);
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let queries = self.shape.heads * self.shape.head_dim;
+        let keys = self.shape.key_value_heads * self.shape.head_dim;
+        let eps = config.rms_norm_eps as f32;
+
+        // For each row: its step and its position in that step's sequence.
+        let places: Vec<(usize, usize)> = steps
+            .iter()
+            .enumerate()
+            .flat_map(|(number, step)| {
+                let first = step.cache.positions;
+                (0..step.tokens.len()).map(move |offset| (number, first + offset))
+            })
+            .collect();
+        let rows = places.len();
+        let mut x = Vec::with_capacity(rows * hidden);
+        for token in steps.iter().flat_map(|step| step.tokens) {
+            let row = *token as usize * hidden;
+            x.extend_from_slice(&self.embedding[row..row + hidden]);
+        }
+
+        let mut normal = vec![0.0; rows * hidden];
+        let mut branch = vec![0.0; rows * hidden];
+        let mut qkv = vec![0.0; rows * (queries + 2 * keys)];
+        let mut attention = vec![0.0; rows * queries];
+        let mut gate_up = vec![0.0; rows * 2 * inner];
+        let mut product = vec![0.0; rows * inner];
+        for (number, layer) in self.layers.iter().enumerate() {
+            rms_norm(&x, &layer.attention_norm, eps, &mut normal, with);
+            layer.query_key_value.multiply(&normal, &mut qkv, with);
+            for (row, (step, position)) in qkv.chunks_exact_mut(queries + 2 * keys).zip(&places) {
+                let (rotated, value) = row.split_at_mut(queries + keys);
+                for head in rotated.chunks_exact_mut(self.shape.head_dim) {
+                    self.rope.rotate(head, *position);
+                }
+                steps[*step].cache.layers[number].push(&rotated[queries..], value);
+            }
+            let caches: Vec<&LayerCache> = steps
+                .iter()
+                .map(|step| &step.cache.layers[number])
+                .collect();
+            attention
+                .par_chunks_exact_mut(queries)
+                .zip(qkv.par_chunks_exact(queries + 2 * keys))
+                .zip(&places)
+                .for_each(|((out, row), (step, position))| {
+                    attend(&row[..queries], caches[*step], position + 1, out, with);
+                });
+            layer
+                .attention_output
+                .multiply(&attention, &mut branch, with);
+            add(&mut x, &branch);
+
+            rms_norm(&x, &layer.feed_forward_norm, eps, &mut normal, with);
+            layer.gate_up.multiply(&normal, &mut gate_up, with);
+            swiglu(&gate_up, inner, &mut product, with);
+            layer.down.multiply(&product, &mut branch, with);
+            add(&mut x, &branch);
+        }
+
+        let mut wanted = Vec::new();
+        let mut row = 0;
+        for step in steps {
+            step.cache.positions += step.tokens.len();
+            row += step.tokens.len();
+            wanted.extend_from_slice(&x[(row - step.logits) * hidden..row * hidden]);
+        }
+        let mut last = vec![0.0; wanted.len()];
+        rms_norm(&wanted, &self.norm, eps, &mut last, with);
+        let mut logits = vec![0.0; wanted.len() / hidden * config.vocab_size];
+        if !logits.is_empty() {
+            self.head.multiply(&last, &mut logits, with);
+        }
+        logits
+    }
+}
+
+fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
+    tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+}

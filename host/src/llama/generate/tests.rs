@@ -1,0 +1,353 @@
+use candle_core::{DType, Device, IndexOp, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::llama as reference;
+use serde_json::json;
+
+use super::forward::{Decoder, Step};
+use super::*;
+use crate::llama::config::{LlamaConfig, RopeScaling};
+use crate::llama::test_model;
+use crate::llama::tokenizer::ChatMessage;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Runtime::new().unwrap()
+}
+
+fn engine(options: EngineOptions) -> Engine {
+    Engine::start(test_model::model(1), options).unwrap()
+}
+
+fn request(text: &str, seed: u64) -> CompletionRequest {
+    CompletionRequest {
+        max_tokens: Some(24),
+        seed,
+        ..CompletionRequest::new(Prompt::Text(text.to_owned()))
+    }
+}
+
+/// Logits of every position by one pass over the whole sequence.
+fn full_logits(decoder: &Decoder, tokens: &[u32]) -> Vec<f32> {
+    let mut cache = decoder.new_cache();
+    decoder.forward(&mut [Step {
+        tokens,
+        cache: &mut cache,
+        logits: tokens.len(),
+    }])
+}
+
+#[test]
+fn logits_equal_candles_llama() {
+    let scalings = [
+        RopeScaling::None,
+        RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 64,
+        },
+    ];
+    for (tie, rope_scaling) in [(true, scalings[0]), (false, scalings[1])] {
+        let config = LlamaConfig {
+            tie_word_embeddings: tie,
+            rope_scaling,
+            // candle derives the width of a head from these two.
+            head_dim: 12,
+            ..test_model::config()
+        };
+        let weights = test_model::weights(&config, 3);
+        let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 272).collect();
+        let theirs = candle_logits(&config, &weights, &tokens);
+        let decoder = Decoder::new(config.clone(), weights, 64).unwrap();
+        let ours = full_logits(&decoder, &tokens);
+        let last = &ours[ours.len() - config.vocab_size..];
+        let worst = last
+            .iter()
+            .zip(&theirs)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        let largest = theirs.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        assert!(worst < 1e-4, "differ by {worst}, logits up to {largest}");
+        assert!(
+            largest > 1.0,
+            "logits too small to tell anything: {largest}"
+        );
+    }
+}
+
+fn candle_logits(
+    config: &LlamaConfig,
+    weights: &crate::llama::weights::Weights,
+    tokens: &[u32],
+) -> Vec<f32> {
+    let json = config.to_json("float32");
+    let theirs: reference::LlamaConfig = serde_json::from_value(json).unwrap();
+    let theirs = theirs.into_config(false);
+    let tensors = weights.tensors.clone().into_iter().collect();
+    let builder = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let model = reference::Llama::load(builder, &theirs).unwrap();
+    let mut cache = reference::Cache::new(false, DType::F32, &theirs, &Device::Cpu).unwrap();
+    let input = Tensor::new(tokens, &Device::Cpu)
+        .unwrap()
+        .unsqueeze(0)
+        .unwrap();
+    let logits = model.forward(&input, 0, &mut cache).unwrap();
+    logits.i(0).unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn a_cached_prefix_equals_a_full_pass_to_the_bit() {
+    let config = test_model::config();
+    let decoder = Decoder::new(config.clone(), test_model::weights(&config, 5), 128).unwrap();
+    let tokens: Vec<u32> = (0..70).map(|i| (i * 53 + 7) % 272).collect();
+    let full = full_logits(&decoder, &tokens);
+    for split in [1, 2, 15, 16, 17, 33, 69] {
+        let mut cache = decoder.new_cache();
+        let mut logits = Vec::new();
+        for part in tokens.chunks(split) {
+            logits.extend(decoder.forward(&mut [Step {
+                tokens: part,
+                cache: &mut cache,
+                logits: part.len(),
+            }]));
+        }
+        assert!(logits == full, "parts of {split} tokens differ");
+    }
+}
+
+#[test]
+fn a_request_gets_the_same_tokens_alone_and_among_others() {
+    let asked: Vec<CompletionRequest> = (0..7)
+        .map(|i| request(&"hello world, in the ".repeat(i + 1), i as u64))
+        .map(|r| CompletionRequest {
+            logprobs: Some(3),
+            ..r
+        })
+        .collect();
+    runtime().block_on(async {
+        let alone = engine(EngineOptions {
+            max_batch: 1,
+            prefill_chunk: 1000,
+            threads: Some(1),
+            ..EngineOptions::default()
+        });
+        let crowded = engine(EngineOptions {
+            max_batch: 5,
+            prefill_chunk: 9,
+            threads: Some(3),
+            ..EngineOptions::default()
+        });
+        let together =
+            futures::future::join_all(asked.iter().cloned().map(|r| crowded.complete(r))).await;
+        for (asked, together) in asked.into_iter().zip(together) {
+            let alone = alone.complete(asked).await.unwrap();
+            assert_eq!(alone, together.unwrap());
+            assert!(alone.completion_tokens > 1);
+        }
+    });
+}
+
+#[test]
+fn scoring_agrees_with_the_logprobs_of_generation() {
+    runtime().block_on(async {
+        let engine = engine(EngineOptions {
+            prefill_chunk: 7,
+            ..EngineOptions::default()
+        });
+        let prompt = engine
+            .prompt_tokens(&Prompt::Text("hello in here".to_owned()))
+            .unwrap();
+        let written = engine
+            .complete(CompletionRequest {
+                logprobs: Some(0),
+                ..request("hello in here", 4)
+            })
+            .await
+            .unwrap();
+        let scored = engine
+            .log_likelihood(&prompt, &written.tokens)
+            .await
+            .unwrap();
+        let sum: f64 = written.logprobs.unwrap().iter().map(|p| p.log_prob).sum();
+        assert_eq!(scored.tokens, written.completion_tokens);
+        assert!((scored.sum_log_prob - sum).abs() < 1e-9);
+        assert!(scored.sum_log_prob < 0.0);
+    });
+}
+
+#[test]
+fn a_stop_text_cuts_the_completion_before_it() {
+    runtime().block_on(async {
+        let engine = engine(EngineOptions::default());
+        let letters = CompletionRequest {
+            constraint: Some(Constraint::Regex("[a-z]{200}".to_owned())),
+            ..request("he", 2)
+        };
+        let whole = engine.complete(letters.clone()).await.unwrap();
+        assert_eq!(whole.finish_reason, FinishReason::Length);
+        // A stop text that spans tokens, from the middle of what is written anyway.
+        let stop: String = whole.text.chars().skip(5).take(3).collect();
+        let cut = engine
+            .complete(CompletionRequest {
+                stop: vec!["never written".to_owned(), stop.clone()],
+                ..letters
+            })
+            .await
+            .unwrap();
+        assert_eq!(cut.finish_reason, FinishReason::Stop);
+        assert_eq!(cut.text, whole.text[..whole.text.find(&stop).unwrap()]);
+        assert!(whole.tokens.starts_with(&cut.tokens));
+    });
+}
+
+#[test]
+fn the_end_token_ends_the_completion_and_is_not_shown() {
+    runtime().block_on(async {
+        let engine = engine(EngineOptions::default());
+        let mut wanted = request("he", 0);
+        wanted.logit_bias.insert(test_model::MESSAGE_END, 100.0);
+        let ended = engine.complete(wanted).await.unwrap();
+        assert_eq!(ended.finish_reason, FinishReason::Stop);
+        assert_eq!(ended.text, "");
+        assert_eq!(ended.tokens, [test_model::MESSAGE_END]);
+    });
+}
+
+#[test]
+fn constrained_json_parses_and_follows_its_schema() {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "kind": {"enum": ["open", "closed"]},
+            "count": {"type": "integer", "minimum": 0, "maximum": 99},
+            "tags": {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3},
+        },
+        "required": ["kind", "count", "tags"],
+        "additionalProperties": false,
+    });
+    runtime().block_on(async {
+        let engine = engine(EngineOptions::default());
+        let asked = (0..6).map(|seed| {
+            engine.complete(CompletionRequest {
+                max_tokens: Some(120),
+                constraint: Some(Constraint::JsonSchema(schema.clone())),
+                ..request("hello", seed)
+            })
+        });
+        for answer in futures::future::join_all(asked).await {
+            let answer = answer.unwrap();
+            assert_eq!(answer.finish_reason, FinishReason::Stop);
+            let value: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
+            assert!(["open", "closed"].contains(&value["kind"].as_str().unwrap()));
+            assert!(value["count"].as_u64().unwrap() < 100);
+            assert!((1..=3).contains(&value["tags"].as_array().unwrap().len()));
+        }
+        let regex = engine
+            .complete(CompletionRequest {
+                constraint: Some(Constraint::Regex("(yes|no), [0-9]{3}".to_owned())),
+                ..request("hello", 0)
+            })
+            .await
+            .unwrap();
+        assert!(regex.text.starts_with("yes, ") || regex.text.starts_with("no, "));
+        assert_eq!(regex.text.split(", ").nth(1).unwrap().len(), 3);
+        let lark = engine
+            .complete(CompletionRequest {
+                constraint: Some(Constraint::Lark("start: \"a\" (\"b\" | \"c\")".to_owned())),
+                ..request("hello", 0)
+            })
+            .await
+            .unwrap();
+        assert!(["ab", "ac"].contains(&lark.text.as_str()));
+    });
+}
+
+#[test]
+fn impossible_requests_are_refused_in_words() {
+    runtime().block_on(async {
+        let engine = engine(EngineOptions {
+            context_length: Some(20),
+            ..EngineOptions::default()
+        });
+        let refused = |request| async { engine.complete(request).await.unwrap_err().to_string() };
+        assert_eq!(
+            refused(CompletionRequest {
+                max_tokens: Some(18),
+                ..request("a b", 0)
+            })
+            .await,
+            "the request needs 3 tokens of prompt and 18 of answer, 21 in all; this model's context holds 20; shorten the prompt or lower max_tokens"
+        );
+        assert_eq!(
+            refused(CompletionRequest {
+                temperature: -1.0,
+                top_p: 0.0,
+                ..request("a", 0)
+            })
+            .await,
+            "the request cannot be run: temperature is -1, expected 0 or more; top_p is 0, expected above 0 and at most 1"
+        );
+        assert_eq!(
+            refused(CompletionRequest::new(Prompt::Tokens(vec![]))).await,
+            "the prompt has no tokens; give at least one"
+        );
+        assert_eq!(
+            refused(CompletionRequest::new(Prompt::Tokens(vec![5000]))).await,
+            "token 5000 is outside the model's vocabulary of 272"
+        );
+        let schema = refused(CompletionRequest {
+            max_tokens: Some(5),
+            constraint: Some(Constraint::JsonSchema(json!({"type": "nonsense"}))),
+            ..request("a", 0)
+        })
+        .await;
+        assert!(schema.starts_with("the constraint cannot be used: "), "{schema}");
+    });
+}
+
+#[test]
+fn without_max_tokens_the_context_is_the_limit() {
+    runtime().block_on(async {
+        let engine = engine(EngineOptions {
+            context_length: Some(20),
+            ..EngineOptions::default()
+        });
+        let mut open = request("a b", 0);
+        open.max_tokens = None;
+        open.logit_bias.insert(test_model::MESSAGE_END, -100.0);
+        let filled = engine.complete(open).await.unwrap();
+        assert_eq!(filled.prompt_tokens + filled.completion_tokens, 20);
+        assert_eq!(filled.finish_reason, FinishReason::Length);
+    });
+}
+
+#[test]
+fn a_dropped_request_makes_room_for_the_next() {
+    runtime().block_on(async {
+        let engine = engine(EngineOptions {
+            max_batch: 1,
+            ..EngineOptions::default()
+        });
+        let mut long = request("a", 0);
+        long.max_tokens = Some(250);
+        long.logit_bias.insert(test_model::MESSAGE_END, -100.0);
+        let abandoned = tokio::time::timeout(
+            std::time::Duration::from_millis(1),
+            engine.complete(long.clone()),
+        );
+        let _ = abandoned.await;
+        let next = engine.complete(request("b", 1)).await.unwrap();
+        assert!(next.completion_tokens > 0);
+    });
+}
+
+#[test]
+fn chat_goes_through_the_models_template() {
+    let engine = engine(EngineOptions::default());
+    let messages = vec![ChatMessage::new("user", "hello")];
+    let tokens = engine.prompt_tokens(&Prompt::Chat(messages)).unwrap();
+    assert_eq!(
+        engine.tokenizer().decode(&tokens, false).unwrap(),
+        "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    );
+    assert_eq!(tokens[0], test_model::MESSAGE_START);
+}

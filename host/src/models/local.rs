@@ -1,0 +1,208 @@
+//! Models that the host runs itself.
+
+use std::collections::BTreeMap;
+
+use pacos_plugin::{
+    Alternative, FinishReason, Format, Likelihood, Message, ModelDescription, Prompt, Reply,
+    Request, TokenLogprob, Usage,
+};
+
+use super::{Attempt, BoxFuture, Failure, Provider};
+use crate::llama::{
+    ChatMessage, Engine, GenerateError,
+    generate::{self, Completion, CompletionRequest, Constraint},
+};
+
+/// A model of the LLaMA family, decoded on this machine.
+pub struct LocalProvider {
+    name: String,
+    engine: Engine,
+}
+
+impl LocalProvider {
+    /// Serves an engine; `name` is the model's, for reports.
+    #[must_use]
+    pub fn new(name: String, engine: Engine) -> Self {
+        LocalProvider { name, engine }
+    }
+
+    async fn complete(&self, request: &Request) -> Result<Reply, Failure> {
+        let completion = self
+            .engine
+            .complete(completion_request(request)?)
+            .await
+            .map_err(failure)?;
+        Ok(self.reply(completion))
+    }
+
+    fn reply(&self, completion: Completion) -> Reply {
+        let text_of = |token: u32| self.engine.tokenizer().decode(&[token], false).unwrap_or_default();
+        Reply {
+            text: completion.text,
+            finish_reason: match completion.finish_reason {
+                generate::FinishReason::Stop => FinishReason::Stop,
+                generate::FinishReason::Length => FinishReason::Length,
+            },
+            usage: Some(Usage {
+                prompt_tokens: completion.prompt_tokens as u64,
+                completion_tokens: completion.completion_tokens as u64,
+            }),
+            logprobs: completion
+                .logprobs
+                .unwrap_or_default()
+                .into_iter()
+                .map(|entry| TokenLogprob {
+                    token: text_of(entry.token),
+                    logprob: entry.log_prob,
+                    top: entry
+                        .top
+                        .into_iter()
+                        .map(|(token, logprob)| Alternative {
+                            token: text_of(token),
+                            logprob,
+                        })
+                        .collect(),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn prompt(prompt: &Prompt) -> generate::Prompt {
+    let message = |message: &Message| ChatMessage::new(&message.role, &message.content);
+    match prompt {
+        Prompt::Completion(text) => generate::Prompt::Text(text.clone()),
+        Prompt::Chat(messages) => generate::Prompt::Chat(messages.iter().map(message).collect()),
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "sampling parameters need no more than f32"
+)]
+fn completion_request(request: &Request) -> Result<CompletionRequest, Failure> {
+    let mut wanted = CompletionRequest::new(prompt(&request.prompt));
+    wanted.max_tokens = request.max_tokens.map(|tokens| tokens as usize);
+    wanted.temperature = request.temperature.unwrap_or(1.0) as f32;
+    wanted.top_p = request.top_p.unwrap_or(1.0) as f32;
+    wanted.stop.clone_from(&request.stop);
+    wanted.seed = request.seed.unwrap_or(0);
+    wanted.logit_bias = request
+        .logit_bias
+        .iter()
+        .map(|bias| (bias.token, bias.bias as f32))
+        .collect::<BTreeMap<_, _>>();
+    wanted.logprobs = request.logprobs.map(|count| count as usize);
+    wanted.constraint = match &request.format {
+        None => None,
+        Some(Format::Grammar(grammar)) => Some(Constraint::Lark(grammar.clone())),
+        Some(Format::JsonSchema(schema)) => {
+            Some(Constraint::JsonSchema(serde_json::from_str(schema).map_err(
+                |error| Failure::refused("bad-schema", format!("the schema is no JSON: {error}")),
+            )?))
+        }
+    };
+    Ok(wanted)
+}
+
+fn failure(error: GenerateError) -> Failure {
+    let code = match &error {
+        GenerateError::TooLong { .. } => "context-length",
+        GenerateError::Stopped | GenerateError::Start(_) => {
+            return Failure::fatal("model-stopped", error.to_string());
+        }
+        _ => "request-refused",
+    };
+    Failure::refused(code, error.to_string())
+}
+
+impl Provider for LocalProvider {
+    fn describe(&self) -> ModelDescription {
+        ModelDescription {
+            model: self.name.clone(),
+            context_length: u32::try_from(self.engine.context_length()).ok(),
+            completion: true,
+            chat: self.engine.tokenizer().has_chat_template(),
+            json_schema: true,
+            grammar: true,
+            logprobs: true,
+            logit_bias: true,
+            count_tokens: true,
+            log_likelihood: true,
+        }
+    }
+
+    /// The files and the arithmetic: another kernel may round otherwise, and is another model.
+    fn identity(&self) -> String {
+        format!(
+            "local {} {}",
+            self.engine.identity(),
+            self.engine.numeric_path()
+        )
+    }
+
+    fn wants_seed(&self) -> bool {
+        true
+    }
+
+    fn attempt<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Attempt> {
+        Box::pin(async move {
+            let outcome = self.complete(request).await;
+            let body = match &outcome {
+                Ok(reply) => serde_json::to_vec(reply).unwrap_or_default(),
+                Err(_) => Vec::new(),
+            };
+            Attempt {
+                status: None,
+                body,
+                outcome,
+            }
+        })
+    }
+
+    fn read(&self, _request: &Request, body: &[u8]) -> Result<Reply, Failure> {
+        serde_json::from_slice(body)
+            .map_err(|error| Failure::refused("damaged", format!("recorded reply: {error}")))
+    }
+
+    fn prompt_token_bound(&self, request: &Request) -> u64 {
+        self.engine
+            .prompt_tokens(&prompt(&request.prompt))
+            .map_or(0, |tokens| tokens.len() as u64)
+    }
+
+    fn count_tokens(&self, text: &str) -> Option<u32> {
+        let tokens = self.engine.tokenizer().encode(text, false).ok()?;
+        u32::try_from(tokens.len()).ok()
+    }
+
+    fn log_likelihood<'a>(
+        &'a self,
+        given: &'a Prompt,
+        answer: &'a str,
+    ) -> BoxFuture<'a, Result<Likelihood, Failure>> {
+        Box::pin(async move {
+            let refused = |error: &dyn std::fmt::Display| {
+                Failure::refused("request-refused", error.to_string())
+            };
+            let context = self
+                .engine
+                .prompt_tokens(&prompt(given))
+                .map_err(failure)?;
+            let answer = self
+                .engine
+                .tokenizer()
+                .encode(answer, false)
+                .map_err(|error| refused(&error))?;
+            let likelihood = self
+                .engine
+                .log_likelihood(&context, &answer)
+                .await
+                .map_err(failure)?;
+            Ok(Likelihood {
+                sum: likelihood.sum_log_prob,
+                tokens: u32::try_from(likelihood.tokens).unwrap_or(u32::MAX),
+            })
+        })
+    }
+}

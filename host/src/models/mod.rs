@@ -1,0 +1,76 @@
+//! Models behind roles: providers, limits, prices, the record of what was asked.
+
+mod budget;
+mod local;
+pub mod openai;
+mod provider;
+mod rate;
+mod request;
+mod service;
+
+pub use local::LocalProvider;
+pub use openai::OpenAiProvider;
+pub use provider::{Attempt, BoxFuture, Failure, FailureKind, Provider};
+pub use service::{Asker, Served, Service};
+
+/// Why a run ends before its work is done, for a reason that is no plugin's fault. What was
+/// recorded stays, and the run can be taken up again.
+#[derive(Debug, thiserror::Error)]
+pub enum Stop {
+    /// A model will answer nothing until a person changes something.
+    #[error("model `{model}`: {failure}")]
+    Fatal {
+        /// Name of the model in the manifest.
+        model: String,
+        /// What it said.
+        failure: Failure,
+    },
+    /// Too many requests in a row failed for good.
+    #[error(
+        "model `{model}` failed {count} requests in a row for good, the last with: {failure}. `pacos run` goes on from here once it answers again"
+    )]
+    Failing {
+        /// Name of the model in the manifest.
+        model: String,
+        /// How many.
+        count: u32,
+        /// The last failure.
+        failure: Failure,
+    },
+    /// The budget does not cover the next request.
+    #[error(
+        "the budget is spent: {spent} of {limit} {unit} ({reserved} reserved for what is under way), and the next request may take {needed}. Raise [budget] {key} to go on"
+    )]
+    Budget {
+        /// Key in `[budget]`.
+        key: &'static str,
+        /// `USD`, `tokens`, `requests`.
+        unit: &'static str,
+        /// Charged so far.
+        spent: String,
+        /// Reserved for requests in flight.
+        reserved: String,
+        /// Worst case of the request that was not sent.
+        needed: String,
+        /// The limit.
+        limit: String,
+    },
+    /// A plugin asked for something else than it did before.
+    #[error(
+        "plugin is not deterministic: request {ordinal} of {stage} at {place} differs from the one recorded. Restore the plugin that made the record, or start a new run"
+    )]
+    NotDeterministic {
+        /// Stage.
+        stage: String,
+        /// Unit, record or item.
+        place: String,
+        /// Which request of the place.
+        ordinal: u32,
+    },
+    /// The ledger could not be read or written.
+    #[error(transparent)]
+    Ledger(crate::ledger::LedgerError),
+    /// The user asked for it.
+    #[error("interrupted; `pacos run` goes on from here")]
+    Interrupted,
+}

@@ -1,0 +1,495 @@
+//! Models behind roles. One place queues, retries, prices and records, for every stage.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use pacos_plugin::{Error, FinishReason, Likelihood, ModelDescription, Prompt, Reply, Request};
+use tokio::sync::Semaphore;
+
+use super::{
+    Attempt, Failure, FailureKind, Provider, Stop, budget::Till, rate::RateLimit,
+    request::canonical,
+};
+use crate::{
+    fault,
+    ledger::{
+        Ask, AttemptEnd, AttemptState, Charge, Ledger, LedgerError, RecordedOutcome, RequestKey,
+    },
+    manifest::{Budget, Price},
+};
+
+/// The shortest wait before another attempt; each further one doubles it.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// The longest.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// So many requests in a row that fail for good end the run: nobody is answering.
+const FAILURES_IN_A_ROW: u32 = 20;
+
+/// One model of the recipe, ready to be asked.
+pub struct Served {
+    /// Name in the manifest.
+    pub name: String,
+    /// Who answers.
+    pub provider: Arc<dyn Provider>,
+    /// What it costs.
+    pub price: Option<Price>,
+    /// Most requests in flight.
+    pub max_concurrency: usize,
+    /// Attempts of one request, the first included.
+    pub max_attempts: u32,
+    /// Requests in a minute.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens in a minute.
+    pub tokens_per_minute: Option<u32>,
+}
+
+struct Model {
+    served: Served,
+    description: ModelDescription,
+    identity: String,
+    places: Semaphore,
+    rate: RateLimit,
+    /// No request leaves before it: the server asked for a pause.
+    paused_until: Mutex<Option<Instant>>,
+    failures_in_a_row: AtomicU32,
+}
+
+/// The models of a run, by role.
+pub struct Service {
+    roles: BTreeMap<String, Arc<Model>>,
+    ledger: Ledger,
+    till: Till,
+    ended: AtomicBool,
+}
+
+/// Who asks, for the ledger.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// `generator`, `filters.1`, `evaluators.0`, `answers`.
+    pub stage: String,
+    /// Unit, record or item.
+    pub place: String,
+    /// What the samples of its requests derive from.
+    pub seed: u64,
+}
+
+impl Service {
+    /// Puts models behind roles. What the ledger says was spent counts against the budget.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn new(
+        roles: BTreeMap<String, String>,
+        models: Vec<Served>,
+        budget: Budget,
+        ledger: Ledger,
+    ) -> Result<Self, LedgerError> {
+        let models: BTreeMap<String, Arc<Model>> = models
+            .into_iter()
+            .map(|served| {
+                let model = Model {
+                    description: served.provider.describe(),
+                    identity: served.provider.identity(),
+                    places: Semaphore::new(served.max_concurrency.max(1)),
+                    rate: RateLimit::new(served.requests_per_minute, served.tokens_per_minute),
+                    paused_until: Mutex::new(None),
+                    failures_in_a_row: AtomicU32::new(0),
+                    served,
+                };
+                (model.served.name.clone(), Arc::new(model))
+            })
+            .collect();
+        let roles = roles
+            .into_iter()
+            .filter_map(|(role, name)| Some((role, models.get(&name)?.clone())))
+            .collect();
+        Ok(Service {
+            roles,
+            till: Till::new(budget, ledger.spent()?),
+            ledger,
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    /// The ledger that everything is recorded in.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Sends no further request. Those in flight are still recorded.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    fn model(&self, role: &str) -> Result<&Arc<Model>, Error> {
+        self.roles.get(role).ok_or_else(|| {
+            let known: Vec<_> = self.roles.keys().map(String::as_str).collect();
+            Error::new(
+                "no-such-role",
+                format!(
+                    "the recipe has no role `{role}`; it has {}",
+                    known.join(", ")
+                ),
+            )
+        })
+    }
+
+    /// What can be asked of the model behind a role.
+    ///
+    /// # Errors
+    /// Where the recipe has no such role.
+    pub fn describe(&self, role: &str) -> Result<ModelDescription, Error> {
+        Ok(self.model(role)?.description.clone())
+    }
+
+    /// Tokens of `text` for the model behind a role.
+    ///
+    /// # Errors
+    /// Where the recipe has no such role, or the model cannot say.
+    pub fn count_tokens(&self, role: &str, text: &str) -> Result<u32, Error> {
+        let model = self.model(role)?;
+        model.served.provider.count_tokens(text).ok_or_else(|| {
+            Error::new(
+                "unsupported",
+                format!("model `{}` does not count tokens", model.served.name),
+            )
+        })
+    }
+
+    /// Log-likelihood of `answer` after `prompt` under the model behind a role.
+    ///
+    /// # Errors
+    /// Where the recipe has no such role, or the model cannot say.
+    pub async fn log_likelihood(
+        &self,
+        role: &str,
+        prompt: &Prompt,
+        answer: &str,
+    ) -> Result<Likelihood, Error> {
+        let provider = self.model(role)?.served.provider.clone();
+        let likelihood = provider.log_likelihood(prompt, answer).await;
+        likelihood.map_err(|failure| Error::new(failure.code, failure.message))
+    }
+
+    /// Asks one thing. A recorded reply is returned as it is; a new one is returned when it is
+    /// on disk.
+    ///
+    /// # Errors
+    /// The outer error ends the run; the inner one is an outcome of this request, recorded as such.
+    pub async fn complete(
+        &self,
+        asker: &Asker,
+        ordinal: u32,
+        role: &str,
+        request: &Request,
+    ) -> Result<Result<Reply, Error>, Stop> {
+        let model = match self.model(role) {
+            Ok(model) => model.clone(),
+            Err(error) => return Ok(Err(error)),
+        };
+        if let Err(error) = model.supports(request) {
+            return Ok(Err(error));
+        }
+        let sample = crate::seed::derive(asker.seed, "sample", u64::from(ordinal));
+        let (key, body) = canonical(&model.identity, request, sample);
+        match self.ledger.call(&asker.stage, &asker.place, ordinal)? {
+            Some(recorded) if recorded != key => {
+                return Err(Stop::NotDeterministic {
+                    stage: asker.stage.clone(),
+                    place: asker.place.clone(),
+                    ordinal,
+                });
+            }
+            Some(_) => {}
+            None => {
+                self.ledger
+                    .ask(Ask {
+                        stage: asker.stage.clone(),
+                        place: asker.place.clone(),
+                        ordinal,
+                        key,
+                        model: model.served.name.clone(),
+                        identity: model.identity.clone(),
+                        body,
+                    })
+                    .await?;
+            }
+        }
+        if let Some(outcome) = self.ledger.outcome(key)? {
+            return Ok(handed_over(outcome));
+        }
+        let place = model.places.acquire().await;
+        // Another asker of the same request may have been answered while this one waited.
+        if let Some(outcome) = self.ledger.outcome(key)? {
+            return Ok(handed_over(outcome));
+        }
+        let seeded;
+        let request = if model.served.provider.wants_seed() && request.seed.is_none() {
+            seeded = Request {
+                seed: Some(sample),
+                ..request.clone()
+            };
+            &seeded
+        } else {
+            request
+        };
+        let outcome = self.attempts(&model, asker, key, request).await?;
+        drop(place);
+        Ok(handed_over(outcome))
+    }
+
+    /// Sends a request until it has an outcome.
+    async fn attempts(
+        &self,
+        model: &Model,
+        asker: &Asker,
+        key: RequestKey,
+        request: &Request,
+    ) -> Result<RecordedOutcome, Stop> {
+        let mut number = 0;
+        loop {
+            number += 1;
+            let last = number >= model.served.max_attempts;
+            match self.attempt(model, asker, key, request, last).await? {
+                Ended::Outcome(outcome) => return Ok(outcome),
+                Ended::Again(after) => {
+                    let wait = after.unwrap_or_else(|| backoff(number, key));
+                    if after.is_some() {
+                        model.pause(wait);
+                    }
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        model: &Model,
+        asker: &Asker,
+        key: RequestKey,
+        request: &Request,
+        last: bool,
+    ) -> Result<Ended, Stop> {
+        let worst = model.worst_case(request);
+        model.ready(worst).await;
+        let reservation = self.till.reserve(worst).await?;
+        if self.ended.load(Ordering::Relaxed) {
+            reservation.settle_unsent();
+            return Err(Stop::Interrupted);
+        }
+        let id = self
+            .ledger
+            .begin_attempt(key, asker.stage.clone(), worst)
+            .await?;
+        fault::point("request:after-send-recorded");
+        let started = Instant::now();
+        let attempt = model.served.provider.attempt(request).await;
+        let seconds = started.elapsed().as_secs_f64();
+        fault::point("request:reply-before-commit");
+        let charge = model.charge(&attempt, worst);
+        let failure = attempt.outcome.as_ref().err().cloned();
+        let outcome = match (&attempt.outcome, last) {
+            (Ok(reply), _) => Some(RecordedOutcome::Answered(reply.clone())),
+            (Err(failure), last) => match failure.kind {
+                FailureKind::Refused => Some(failed(failure)),
+                FailureKind::Passing { .. } if last => Some(failed(failure)),
+                FailureKind::Passing { .. } | FailureKind::Fatal => None,
+            },
+        };
+        let end = AttemptEnd {
+            state: match (&failure, charge == Charge::default()) {
+                (None, _) => AttemptState::Answered,
+                (Some(_), true) => AttemptState::Failed,
+                (Some(_), false) => AttemptState::Unknown,
+            },
+            status: attempt.status,
+            body: attempt.body,
+            failure: failure.as_ref().map(error_of),
+            seconds,
+            charge,
+            outcome: outcome.clone(),
+        };
+        self.ledger.end_attempt(id, key, end).await?;
+        fault::point("request:after-commit");
+        reservation.settle(charge);
+        match (failure, outcome) {
+            (None, Some(outcome)) => {
+                model.failures_in_a_row.store(0, Ordering::Relaxed);
+                Ok(Ended::Outcome(outcome))
+            }
+            (Some(failure), Some(outcome)) => {
+                if matches!(failure.kind, FailureKind::Passing { .. }) {
+                    let count = model.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+                    if count >= FAILURES_IN_A_ROW {
+                        return Err(Stop::Failing {
+                            model: model.served.name.clone(),
+                            count,
+                            failure,
+                        });
+                    }
+                }
+                Ok(Ended::Outcome(outcome))
+            }
+            (Some(failure), None) => match failure.kind {
+                FailureKind::Passing { after } => {
+                    tracing::info!(model = model.served.name, %failure, "will be asked again");
+                    Ok(Ended::Again(after))
+                }
+                FailureKind::Refused | FailureKind::Fatal => Err(Stop::Fatal {
+                    model: model.served.name.clone(),
+                    failure,
+                }),
+            },
+            (None, None) => unreachable!("a reply is an outcome"),
+        }
+    }
+}
+
+/// How one attempt left its request.
+enum Ended {
+    Outcome(RecordedOutcome),
+    Again(Option<Duration>),
+}
+
+fn handed_over(outcome: RecordedOutcome) -> Result<Reply, Error> {
+    match outcome {
+        RecordedOutcome::Answered(reply) => Ok(reply),
+        RecordedOutcome::Failed(error) => Err(error),
+    }
+}
+
+fn error_of(failure: &Failure) -> Error {
+    Error::new(failure.code.clone(), failure.message.clone())
+}
+
+fn failed(failure: &Failure) -> RecordedOutcome {
+    RecordedOutcome::Failed(error_of(failure))
+}
+
+/// Exponential, with a share that differs between requests so that they do not come back as one.
+fn backoff(attempt: u32, key: RequestKey) -> Duration {
+    let doubled = FIRST_WAIT.saturating_mul(1 << attempt.saturating_sub(1).min(16));
+    let spread = 0.75 + f64::from(key.0[(attempt % 32) as usize]) / 255.0 / 2.0;
+    doubled.min(LONGEST_WAIT).mul_f64(spread)
+}
+
+impl Model {
+    /// Says before anything is recorded what this model can never do.
+    fn supports(&self, request: &Request) -> Result<(), Error> {
+        let can = &self.description;
+        let missing = match (&request.prompt, &request.format) {
+            (Prompt::Completion(_), _) if !can.completion => Some(
+                "text completion (its endpoint is for chats: endpoint = \"completions\" in the manifest, if the server has one)",
+            ),
+            (Prompt::Chat(_), _) if !can.chat => Some(
+                "chats (its endpoint is for completions: endpoint = \"chat\" in the manifest, if the server has one)",
+            ),
+            (_, Some(pacos_plugin::Format::JsonSchema(_))) if !can.json_schema => {
+                Some("JSON Schema")
+            }
+            (_, Some(pacos_plugin::Format::Grammar(_))) if !can.grammar => Some("grammars"),
+            _ if !request.logit_bias.is_empty() && !can.logit_bias => Some("logit_bias"),
+            _ if request.logprobs.is_some() && !can.logprobs => Some("logprobs"),
+            _ => None,
+        };
+        match missing {
+            None => Ok(()),
+            Some(what) => Err(Error::new(
+                "unsupported",
+                format!("model `{}` does not do {what}", self.served.name),
+            )),
+        }
+    }
+
+    /// What one attempt can cost at most.
+    fn worst_case(&self, request: &Request) -> Charge {
+        let prompt_tokens = self.served.provider.prompt_token_bound(request);
+        let context = u64::from(self.description.context_length.unwrap_or(8192));
+        let completion_tokens = request.max_tokens.map_or(context, u64::from);
+        self.priced(prompt_tokens, completion_tokens)
+    }
+
+    fn priced(&self, prompt_tokens: u64, completion_tokens: u64) -> Charge {
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "token counts are far below 2^53"
+        )]
+        let usd = self.served.price.as_ref().map_or(0.0, |price| {
+            (prompt_tokens as f64 * price.input + completion_tokens as f64 * price.output) / 1e6
+        });
+        Charge {
+            prompt_tokens,
+            completion_tokens,
+            usd,
+        }
+    }
+
+    /// What an attempt is charged: the usage that the server reports; nothing where it answered
+    /// with an error status or was never reached; otherwise the worst case.
+    fn charge(&self, attempt: &Attempt, worst: Charge) -> Charge {
+        match &attempt.outcome {
+            Ok(reply) => match &reply.usage {
+                Some(usage) => self.priced(usage.prompt_tokens, usage.completion_tokens),
+                None if reply.finish_reason == FinishReason::Length => worst,
+                // Without usage, bytes bound tokens on both sides.
+                None => self.priced(worst.prompt_tokens, reply.text.len() as u64 + 1),
+            },
+            Err(failure) => {
+                let refused = attempt.status.is_some_and(|status| status >= 400);
+                if refused || failure.code == "unreachable" || attempt.never_sent() {
+                    Charge::default()
+                } else {
+                    worst
+                }
+            }
+        }
+    }
+
+    fn pause(&self, wait: Duration) {
+        let until = Instant::now() + wait;
+        let mut paused = self
+            .paused_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *paused = Some(paused.map_or(until, |earlier| earlier.max(until)));
+    }
+
+    /// Waits for the server's pause and the rate limits.
+    async fn ready(&self, worst: Charge) {
+        loop {
+            let until = *self
+                .paused_until
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            match until.filter(|until| *until > Instant::now()) {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => break,
+            }
+        }
+        self.rate
+            .take(worst.prompt_tokens + worst.completion_tokens)
+            .await;
+    }
+}
+
+impl Attempt {
+    /// A request that the provider itself would not send.
+    fn never_sent(&self) -> bool {
+        self.status.is_none()
+            && matches!(&self.outcome, Err(failure) if failure.kind == FailureKind::Refused)
+    }
+}
+
+impl From<LedgerError> for Stop {
+    fn from(error: LedgerError) -> Self {
+        Stop::Ledger(error)
+    }
+}

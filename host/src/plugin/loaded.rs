@@ -1,0 +1,238 @@
+//! A plugin of a recipe, loaded: found, checked, described, ready to make instances.
+
+use std::{io::Write, path::Path, sync::Arc};
+
+use pacos_plugin as plain;
+use sha2::{Digest, Sha256};
+
+use super::{
+    CallError, HostCalls, LoadError, Stage, contract, native::NativePlugin, wasm::WasmPlugin,
+};
+use crate::{
+    manifest::{Plugin, PluginSource},
+    models::BoxFuture,
+};
+
+/// The components inside the binary, by name.
+pub const BUNDLED: [(&str, &[u8]); 4] = [
+    (
+        "self-instruct",
+        include_bytes!("../../../plugins/components/self-instruct.wasm"),
+    ),
+    (
+        "alpaca-heuristics",
+        include_bytes!("../../../plugins/components/alpaca-heuristics.wasm"),
+    ),
+    (
+        "rouge-l",
+        include_bytes!("../../../plugins/components/rouge-l.wasm"),
+    ),
+    (
+        "pairwise-judge",
+        include_bytes!("../../../plugins/components/pairwise-judge.wasm"),
+    ),
+];
+
+/// One instance of a plugin, whatever carries it. Calls come one at a time; after an error that
+/// is not the plugin's own the instance is not used again. `patience` multiplies the compute
+/// limit of a component; a library has none.
+pub trait Instance: Send {
+    /// What the plugin says of itself.
+    fn describe(&mut self) -> BoxFuture<'_, Result<plain::Description, CallError>>;
+
+    /// Hands over the configuration, as JSON.
+    fn configure<'a>(
+        &'a mut self,
+        config: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<plain::Diagnostic>, CallError>>;
+
+    /// Hands over the seeds. Evaluators have none.
+    fn start<'a>(&'a mut self, seeds: &'a [plain::Task]) -> BoxFuture<'a, Result<(), CallError>>;
+
+    /// Generators: one unit.
+    fn generate(
+        &mut self,
+        unit: plain::Unit,
+        calls: Arc<dyn HostCalls>,
+        patience: u32,
+    ) -> BoxFuture<'_, Result<plain::Proposals, CallError>>;
+
+    /// Filters: the state after these verdicts.
+    fn restore(&mut self, history: Vec<plain::Judged>) -> BoxFuture<'_, Result<(), CallError>>;
+
+    /// Filters: one batch.
+    fn judge_batch(
+        &mut self,
+        batch: Vec<plain::Candidate>,
+        calls: Arc<dyn HostCalls>,
+        patience: u32,
+    ) -> BoxFuture<'_, Result<Vec<plain::Verdict>, CallError>>;
+
+    /// Evaluators: one item.
+    fn judge_item(
+        &mut self,
+        item: plain::Item,
+        calls: Arc<dyn HostCalls>,
+        patience: u32,
+    ) -> BoxFuture<'_, Result<Vec<plain::Judgement>, CallError>>;
+
+    /// Evaluators: all judgements.
+    fn summarise(
+        &mut self,
+        judgements: Vec<plain::Judgement>,
+    ) -> BoxFuture<'_, Result<Vec<plain::Metric>, CallError>>;
+}
+
+/// A plugin of a recipe.
+pub struct Loaded {
+    /// What the plugin says of itself.
+    pub description: plain::Description,
+    /// What it is for.
+    pub stage: Stage,
+    /// Of the file, lower-case hexadecimal.
+    pub sha256: String,
+    /// How the recipe uses it.
+    pub recipe: Plugin,
+    config: String,
+    carrier: Carrier,
+}
+
+enum Carrier {
+    Wasm(WasmPlugin),
+    Native(NativePlugin),
+}
+
+impl Loaded {
+    /// Finds, checks and loads a plugin, and asks what it is.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being used, before any of its code has a model to ask.
+    pub async fn load(plugin: &Plugin) -> Result<Self, LoadError> {
+        let name = name(&plugin.source);
+        let bytes = read(&plugin.source)?;
+        let sha256 = hex(&Sha256::digest(&*bytes));
+        if let Some(expected) = &plugin.sha256
+            && *expected != sha256
+        {
+            return Err(LoadError::Checksum {
+                name,
+                expected: expected.clone(),
+                found: sha256,
+            });
+        }
+        let (carrier, stage) = if plugin.native {
+            let (library, stage) = load_library(&name, &bytes)?;
+            (Carrier::Native(library), stage)
+        } else {
+            let stage = contract::stage_of_component(&name, &bytes)?;
+            let component = WasmPlugin::load(&name, &bytes, stage, plugin.limits.clone())?;
+            (Carrier::Wasm(component), stage)
+        };
+        let mut loaded = Loaded {
+            description: plain::Description::new(name.clone(), ""),
+            stage,
+            sha256,
+            recipe: plugin.clone(),
+            config: plugin.config.to_string(),
+            carrier,
+        };
+        let failed = |call| move |error| LoadError::Call { name, call, error };
+        let described = async { loaded.bare().await?.describe().await };
+        loaded.description = described.await.map_err(failed("describe"))?;
+        Ok(loaded)
+    }
+
+    /// Name and version, for messages: `rouge-l 0.1.0`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        format!("{} {}", self.description.name, self.description.version)
+    }
+
+    async fn bare(&self) -> Result<Box<dyn Instance>, CallError> {
+        Ok(match &self.carrier {
+            Carrier::Wasm(component) => Box::new(component.instantiate().await?),
+            Carrier::Native(library) => Box::new(library.instantiate()),
+        })
+    }
+
+    /// What the plugin has to say of its configuration.
+    ///
+    /// # Errors
+    /// When the plugin breaks over it.
+    pub async fn diagnose(&self) -> Result<Vec<plain::Diagnostic>, CallError> {
+        self.bare().await?.configure(&self.config).await
+    }
+
+    /// A fresh instance, configured and started with the seeds.
+    ///
+    /// # Errors
+    /// When the plugin breaks, or refuses a configuration that it accepted before.
+    pub async fn instance(&self, seeds: &[plain::Task]) -> Result<Box<dyn Instance>, CallError> {
+        let mut instance = self.bare().await?;
+        let diagnostics = instance.configure(&self.config).await?;
+        let error = diagnostics
+            .into_iter()
+            .find(|d| d.severity == plain::Severity::Error);
+        if let Some(error) = error {
+            return Err(CallError::Plugin(plain::Error::new(
+                "bad-config",
+                format!("{}: {}", error.path, error.message),
+            )));
+        }
+        instance.start(seeds).await?;
+        Ok(instance)
+    }
+}
+
+fn name(source: &PluginSource) -> String {
+    match source {
+        PluginSource::Bundled(name) => name.clone(),
+        PluginSource::File(path) => path.display().to_string(),
+    }
+}
+
+fn read(source: &PluginSource) -> Result<std::borrow::Cow<'static, [u8]>, LoadError> {
+    match source {
+        PluginSource::Bundled(name) => BUNDLED
+            .iter()
+            .find(|(bundled, _)| bundled == name)
+            .map(|(_, bytes)| (*bytes).into())
+            .ok_or_else(|| LoadError::NotBundled {
+                name: name.clone(),
+                known: BUNDLED.map(|(name, _)| name).join(", "),
+            }),
+        PluginSource::File(path) => {
+            std::fs::read(path)
+                .map(Into::into)
+                .map_err(|source| LoadError::Read {
+                    path: path.clone(),
+                    source,
+                })
+        }
+    }
+}
+
+/// Loads exactly the bytes that were hashed, from a private copy: the named file may change
+/// between the two.
+fn load_library(name: &str, bytes: &[u8]) -> Result<(NativePlugin, Stage), LoadError> {
+    let read_error = |source| LoadError::Read {
+        path: Path::new(name).to_owned(),
+        source,
+    };
+    let mut copy = tempfile::Builder::new()
+        .prefix("pacos-plugin-")
+        .suffix(std::env::consts::DLL_SUFFIX)
+        .tempfile()
+        .map_err(read_error)?;
+    copy.write_all(bytes).map_err(read_error)?;
+    // The loader maps the file; its name is not needed afterwards, and it is removed on drop.
+    NativePlugin::load(name, copy.path())
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,14 @@
+//! Plugins: finding, checking, loading, calling.
+
+mod calls;
+mod contract;
+mod error;
+mod loaded;
+mod native;
+mod wasm;
+
+pub use calls::{HostCalls, NoCalls, Refusal};
+pub use contract::Stage;
+pub use error::{CallError, LoadError};
+pub(crate) use loaded::hex;
+pub use loaded::{BUNDLED, Instance, Loaded};

@@ -1,0 +1,430 @@
+//! Plugins as WASM components, on wasmtime.
+
+mod bindings;
+mod convert;
+mod imports;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use pacos_plugin as plain;
+use wasmtime::{
+    Config, Engine, Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline,
+    component::{Component, HasSelf, Linker, ResourceTable},
+};
+use wasmtime_wasi::{
+    HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+    random::Deterministic,
+};
+
+use self::{
+    bindings::{
+        evaluator::{EvaluatorPlugin, EvaluatorPluginPre},
+        filter::{FilterPlugin, FilterPluginPre},
+        generator::{GeneratorPlugin, GeneratorPluginPre},
+        guest::pacos::plugin::{accepted, log, models},
+    },
+    convert::all,
+};
+use super::{CallError, HostCalls, LoadError, NoCalls, Stage};
+use crate::{manifest::Limits, models::BoxFuture};
+
+/// How often a running guest looks at its clock. A guest yields to its siblings as often.
+const TICK: Duration = Duration::from_millis(10);
+
+/// One engine a process: compiled code is shared, and one thread ticks for all.
+fn engine() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| {
+        let mut config = Config::new();
+        // Calls suspend a guest on its own stack; the component model's own async is not used,
+        // and costs on every call where it is on.
+        config.epoch_interruption(true).concurrency_support(false);
+        let engine = Engine::new(&config).expect("the configuration holds for every machine");
+        let ticker = engine.weak();
+        std::thread::Builder::new()
+            .name("wasm-clock".into())
+            .spawn(move || {
+                while let Some(engine) = ticker.upgrade() {
+                    engine.increment_epoch();
+                    drop(engine);
+                    std::thread::sleep(TICK);
+                }
+            })
+            .expect("a thread can be started");
+        engine
+    })
+}
+
+/// What a store holds: a closed WASI, the limits, the host's side of the call under way.
+pub(super) struct State {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    limits: StoreLimits,
+    pub(super) calls: Arc<dyn HostCalls>,
+    pub(super) clock: Clock,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+/// Compute time of one call: it runs while the guest does, and stands while the host waits.
+pub(super) struct Clock {
+    spent: Duration,
+    running_since: Option<Instant>,
+    limit: Duration,
+}
+
+impl Clock {
+    fn start(&mut self, limit: Duration) {
+        *self = Clock {
+            spent: Duration::ZERO,
+            running_since: Some(Instant::now()),
+            limit,
+        };
+    }
+
+    pub(super) fn pause(&mut self) {
+        self.spent = self.spent();
+        self.running_since = None;
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.running_since = Some(Instant::now());
+    }
+
+    fn spent(&self) -> Duration {
+        self.spent
+            + self
+                .running_since
+                .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+/// The compute limit was reached. Travels through wasmtime as the cause of a trap.
+#[derive(Debug, thiserror::Error)]
+#[error("out of compute time")]
+struct OutOfTime(Duration);
+
+/// A time that never passes: guests are the same at every run.
+struct FixedClock;
+
+impl HostWallClock for FixedClock {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl HostMonotonicClock for FixedClock {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        0
+    }
+}
+
+/// A compiled component, ready to make instances.
+pub(super) struct WasmPlugin {
+    pre: Pre,
+    limits: Limits,
+}
+
+enum Pre {
+    Generator(GeneratorPluginPre<State>),
+    Filter(FilterPluginPre<State>),
+    Evaluator(EvaluatorPluginPre<State>),
+}
+
+enum Exports {
+    Generator(GeneratorPlugin),
+    Filter(FilterPlugin),
+    Evaluator(EvaluatorPlugin),
+}
+
+impl WasmPlugin {
+    /// Compiles and links a component whose contract has been read already.
+    pub(super) fn load(
+        name: &str,
+        bytes: &[u8],
+        stage: Stage,
+        limits: Limits,
+    ) -> Result<Self, LoadError> {
+        let failed = |error: wasmtime::Error| LoadError::Start {
+            name: name.to_owned(),
+            message: format!("{error:#}"),
+        };
+        let component = Component::new(engine(), bytes).map_err(failed)?;
+        let mut linker = Linker::<State>::new(engine());
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(failed)?;
+        models::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(failed)?;
+        log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(failed)?;
+        accepted::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(failed)?;
+        let pre = linker.instantiate_pre(&component).map_err(failed)?;
+        let pre = match stage {
+            Stage::Generator => GeneratorPluginPre::new(pre).map(Pre::Generator),
+            Stage::Filter => FilterPluginPre::new(pre).map(Pre::Filter),
+            Stage::Evaluator => EvaluatorPluginPre::new(pre).map(Pre::Evaluator),
+        }
+        .map_err(failed)?;
+        Ok(WasmPlugin { pre, limits })
+    }
+
+    /// Makes an instance in a store of its own.
+    pub(super) async fn instantiate(&self) -> Result<WasmInstance, CallError> {
+        let state = State {
+            wasi: WasiCtxBuilder::new()
+                .wall_clock(FixedClock)
+                .monotonic_clock(FixedClock)
+                .secure_random(Deterministic::new(b"pacos".to_vec()))
+                .insecure_random(Deterministic::new(b"pacos".to_vec()))
+                .insecure_random_seed(0)
+                .build(),
+            table: ResourceTable::new(),
+            limits: StoreLimitsBuilder::new()
+                .memory_size(self.limits.memory_bytes)
+                .table_elements(100_000)
+                .trap_on_grow_failure(true)
+                .build(),
+            calls: Arc::new(NoCalls),
+            clock: Clock {
+                spent: Duration::ZERO,
+                running_since: None,
+                limit: self.limits.compute,
+            },
+        };
+        let mut store = Store::new(engine(), state);
+        store.limiter(|state| &mut state.limits);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|context| {
+            let clock = &context.data().clock;
+            if clock.spent() > clock.limit {
+                return Err(OutOfTime(clock.limit).into());
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+        store.data_mut().clock.start(self.limits.compute);
+        let exports = match &self.pre {
+            Pre::Generator(pre) => pre
+                .instantiate_async(&mut store)
+                .await
+                .map(Exports::Generator),
+            Pre::Filter(pre) => pre.instantiate_async(&mut store).await.map(Exports::Filter),
+            Pre::Evaluator(pre) => pre
+                .instantiate_async(&mut store)
+                .await
+                .map(Exports::Evaluator),
+        }
+        .map_err(|error| broken(&error))?;
+        Ok(WasmInstance {
+            store,
+            exports,
+            compute: self.limits.compute,
+        })
+    }
+}
+
+/// One instance of a component. After any error but the plugin's own it must be dropped.
+pub(super) struct WasmInstance {
+    store: Store<State>,
+    exports: Exports,
+    compute: Duration,
+}
+
+/// Reads what a trap was caused by.
+fn broken(error: &wasmtime::Error) -> CallError {
+    if let Some(OutOfTime(limit)) = error.downcast_ref() {
+        return CallError::Timeout(*limit);
+    }
+    if let Some(stop) = error.downcast_ref::<imports::Stopped>() {
+        return CallError::Stopped(stop.0.clone());
+    }
+    CallError::Trap(format!("{error:#}"))
+}
+
+/// An answer of wasmtime and of the plugin, made one.
+fn answer<T, U: From<T>, E: Into<plain::Error>>(
+    result: wasmtime::Result<Result<T, E>>,
+) -> Result<U, CallError> {
+    match result {
+        Ok(Ok(value)) => Ok(value.into()),
+        Ok(Err(error)) => Err(CallError::Plugin(error.into())),
+        Err(error) => Err(broken(&error)),
+    }
+}
+
+/// Calls a function that all three worlds have.
+macro_rules! in_every_world {
+    ($self:ident, |$guest:ident, $store:ident| $call:expr) => {{
+        let $store = &mut $self.store;
+        match &$self.exports {
+            Exports::Generator(exports) => {
+                let $guest = exports.pacos_plugin_generator();
+                $call
+            }
+            Exports::Filter(exports) => {
+                let $guest = exports.pacos_plugin_filter();
+                $call
+            }
+            Exports::Evaluator(exports) => {
+                let $guest = exports.pacos_plugin_evaluator();
+                $call
+            }
+        }
+    }};
+}
+
+impl WasmInstance {
+    fn begin(&mut self, calls: Arc<dyn HostCalls>, patience: u32) {
+        let state = self.store.data_mut();
+        state.calls = calls;
+        state.clock.start(self.compute * patience);
+    }
+
+    fn wrong_stage() -> CallError {
+        CallError::Invalid("this component is of another stage".into())
+    }
+}
+
+impl super::Instance for WasmInstance {
+    fn describe(&mut self) -> BoxFuture<'_, Result<plain::Description, CallError>> {
+        Box::pin(async move {
+            self.begin(Arc::new(NoCalls), 1);
+            let description =
+                in_every_world!(self, |guest, store| guest.call_describe(store).await);
+            description.map(Into::into).map_err(|error| broken(&error))
+        })
+    }
+
+    fn configure<'a>(
+        &'a mut self,
+        config: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<plain::Diagnostic>, CallError>> {
+        Box::pin(async move {
+            self.begin(Arc::new(NoCalls), 1);
+            let diagnostics = in_every_world!(self, |guest, store| guest
+                .call_configure(store, config)
+                .await);
+            diagnostics.map(all).map_err(|error| broken(&error))
+        })
+    }
+
+    fn start<'a>(&'a mut self, seeds: &'a [plain::Task]) -> BoxFuture<'a, Result<(), CallError>> {
+        Box::pin(async move {
+            self.begin(Arc::new(NoCalls), 1);
+            let seeds = all(seeds.to_vec());
+            let result = match &self.exports {
+                Exports::Generator(exports) => {
+                    let guest = exports.pacos_plugin_generator();
+                    guest.call_start(&mut self.store, &seeds).await
+                }
+                Exports::Filter(exports) => {
+                    let guest = exports.pacos_plugin_filter();
+                    guest.call_start(&mut self.store, &seeds).await
+                }
+                Exports::Evaluator(_) => Ok(Ok(())),
+            };
+            answer(result)
+        })
+    }
+
+    fn generate(
+        &mut self,
+        unit: plain::Unit,
+        calls: Arc<dyn HostCalls>,
+        patience: u32,
+    ) -> BoxFuture<'_, Result<plain::Proposals, CallError>> {
+        Box::pin(async move {
+            self.begin(calls, patience);
+            let Exports::Generator(exports) = &self.exports else {
+                return Err(Self::wrong_stage());
+            };
+            let guest = exports.pacos_plugin_generator();
+            answer(guest.call_generate(&mut self.store, unit.into()).await)
+        })
+    }
+
+    fn restore(&mut self, history: Vec<plain::Judged>) -> BoxFuture<'_, Result<(), CallError>> {
+        Box::pin(async move {
+            self.begin(Arc::new(NoCalls), 1);
+            let Exports::Filter(exports) = &self.exports else {
+                return Err(Self::wrong_stage());
+            };
+            let guest = exports.pacos_plugin_filter();
+            answer(guest.call_restore(&mut self.store, &all(history)).await)
+        })
+    }
+
+    fn judge_batch(
+        &mut self,
+        batch: Vec<plain::Candidate>,
+        calls: Arc<dyn HostCalls>,
+        patience: u32,
+    ) -> BoxFuture<'_, Result<Vec<plain::Verdict>, CallError>> {
+        Box::pin(async move {
+            self.begin(calls, patience);
+            let Exports::Filter(exports) = &self.exports else {
+                return Err(Self::wrong_stage());
+            };
+            let guest = exports.pacos_plugin_filter();
+            let verdicts = guest.call_judge(&mut self.store, &all(batch)).await;
+            answer(verdicts.map(|verdicts| verdicts.map(List)))
+        })
+    }
+
+    fn judge_item(
+        &mut self,
+        item: plain::Item,
+        calls: Arc<dyn HostCalls>,
+        patience: u32,
+    ) -> BoxFuture<'_, Result<Vec<plain::Judgement>, CallError>> {
+        Box::pin(async move {
+            self.begin(calls, patience);
+            let Exports::Evaluator(exports) = &self.exports else {
+                return Err(Self::wrong_stage());
+            };
+            let guest = exports.pacos_plugin_evaluator();
+            let judgements = guest.call_judge(&mut self.store, &item.into()).await;
+            answer(judgements.map(|judgements| judgements.map(List)))
+        })
+    }
+
+    fn summarise(
+        &mut self,
+        judgements: Vec<plain::Judgement>,
+    ) -> BoxFuture<'_, Result<Vec<plain::Metric>, CallError>> {
+        Box::pin(async move {
+            self.begin(Arc::new(NoCalls), 1);
+            let Exports::Evaluator(exports) = &self.exports else {
+                return Err(Self::wrong_stage());
+            };
+            let guest = exports.pacos_plugin_evaluator();
+            let metrics = guest
+                .call_summarise(&mut self.store, &all(judgements))
+                .await;
+            answer(metrics.map(|metrics| metrics.map(List)))
+        })
+    }
+}
+
+/// A list on its way from wasmtime's types to the plain ones.
+struct List<T>(Vec<T>);
+
+impl<A, B: From<A>> From<List<A>> for Vec<B> {
+    fn from(list: List<A>) -> Self {
+        all(list.0)
+    }
+}

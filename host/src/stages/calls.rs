@@ -1,0 +1,226 @@
+//! The host's side of one call into a plugin: who asks, what was granted, what is counted.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use pacos_plugin::{
+    CandidateId, Error, Example, Level, Likelihood, ModelDescription, Payload, Prompt, Reply,
+    Request,
+};
+
+use crate::{
+    models::{Asker, BoxFuture, Service},
+    plugin::{HostCalls, Loaded, Refusal},
+};
+
+/// Most requests in one call: more is a mistake, and is refused before anything is sent.
+const MOST_AT_ONCE: usize = 10_000;
+
+/// What one plugin of the recipe was granted, shared by all its instances.
+pub(super) struct Grant {
+    title: String,
+    stage: String,
+    declared: BTreeSet<String>,
+    granted: BTreeSet<String>,
+    most_requests: Option<u64>,
+    requests: AtomicU64,
+    service: Arc<Service>,
+}
+
+impl Grant {
+    /// `stage` is the plugin's place in the recipe, such as `filters.1`.
+    pub(super) fn new(
+        plugin: &Loaded,
+        stage: String,
+        service: Arc<Service>,
+    ) -> Result<Arc<Self>, crate::ledger::LedgerError> {
+        Ok(Arc::new(Grant {
+            title: plugin.title(),
+            declared: plugin.description.capabilities.iter().cloned().collect(),
+            granted: plugin.recipe.grant.iter().cloned().collect(),
+            most_requests: plugin.recipe.limits.requests,
+            requests: AtomicU64::new(service.ledger().calls_of(&stage)?),
+            stage,
+            service,
+        }))
+    }
+
+    fn check_role(&self, role: &str) -> Result<(), Error> {
+        let capability = format!("models:{role}");
+        let missing = match (
+            self.declared.contains(&capability),
+            self.granted.contains(&capability),
+        ) {
+            (true, true) => return Ok(()),
+            (true, false) => format!(
+                "the recipe does not grant it: write grant = [\"{capability}\"] in [{}]",
+                self.stage
+            ),
+            (false, _) => {
+                "the plugin does not declare it: its author adds it in `describe`".to_owned()
+            }
+        };
+        Err(Error::new(
+            "not-granted",
+            format!("{} has no capability `{capability}`: {missing}", self.title),
+        ))
+    }
+
+    fn count(&self, more: usize) -> Result<(), Error> {
+        if more > MOST_AT_ONCE {
+            return Err(Error::new(
+                "too-many-requests",
+                format!("{more} requests in one call; at most {MOST_AT_ONCE} are taken"),
+            ));
+        }
+        let more = more as u64;
+        let before = self.requests.fetch_add(more, Ordering::Relaxed);
+        match self.most_requests {
+            Some(most) if before + more > most => {
+                self.requests.fetch_sub(more, Ordering::Relaxed);
+                Err(Error::new(
+                    "budget",
+                    format!(
+                        "{} may make {most} requests in this run and has made {before}; raise limits.requests in [{}]",
+                        self.title, self.stage
+                    ),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is accepted, in order; it only grows.
+pub(super) type Accepted = Arc<RwLock<Vec<(CandidateId, Payload)>>>;
+
+/// [`HostCalls`] for one unit, record or item.
+pub(super) struct UnitCalls {
+    grant: Arc<Grant>,
+    asker: Asker,
+    ordinal: AtomicU32,
+    accepted: Accepted,
+    visible: u64,
+}
+
+impl UnitCalls {
+    /// `place` names the unit, the record or the item; `seed` is what its samples derive from.
+    /// Of what is accepted, the first `visible` may be read.
+    pub(super) fn new(
+        grant: &Arc<Grant>,
+        place: String,
+        seed: u64,
+        accepted: Accepted,
+        visible: u64,
+    ) -> Arc<Self> {
+        Arc::new(UnitCalls {
+            asker: Asker {
+                stage: grant.stage.clone(),
+                place,
+                seed,
+            },
+            grant: grant.clone(),
+            ordinal: AtomicU32::new(0),
+            accepted,
+            visible,
+        })
+    }
+}
+
+impl HostCalls for UnitCalls {
+    fn describe_model(&self, role: &str) -> Result<ModelDescription, Refusal> {
+        self.grant.check_role(role)?;
+        Ok(self.grant.service.describe(role)?)
+    }
+
+    fn complete_many<'a>(
+        &'a self,
+        role: &'a str,
+        requests: Vec<Request>,
+    ) -> BoxFuture<'a, Result<Vec<Result<Reply, Error>>, Refusal>> {
+        Box::pin(async move {
+            self.grant.check_role(role)?;
+            let count = u32::try_from(requests.len()).unwrap_or(u32::MAX);
+            let first = self.ordinal.load(Ordering::Relaxed);
+            // A call that runs again repeats its requests; only new ones count.
+            let last_is_known = count == 0
+                || self
+                    .grant
+                    .service
+                    .ledger()
+                    .call(&self.asker.stage, &self.asker.place, first + count - 1)
+                    .map_err(crate::models::Stop::from)?
+                    .is_some();
+            if !last_is_known {
+                self.grant.count(requests.len())?;
+            }
+            self.ordinal.fetch_add(count, Ordering::Relaxed);
+            let replies = (first..).zip(&requests).map(|(ordinal, request)| {
+                self.grant
+                    .service
+                    .complete(&self.asker, ordinal, role, request)
+            });
+            let mut results = Vec::with_capacity(requests.len());
+            for result in futures::future::join_all(replies).await {
+                results.push(result?);
+            }
+            Ok(results)
+        })
+    }
+
+    fn count_tokens(&self, role: &str, text: &str) -> Result<u32, Refusal> {
+        self.grant.check_role(role)?;
+        Ok(self.grant.service.count_tokens(role, text)?)
+    }
+
+    fn log_likelihood<'a>(
+        &'a self,
+        role: &'a str,
+        prompt: &'a Prompt,
+        answer: &'a str,
+    ) -> BoxFuture<'a, Result<Likelihood, Refusal>> {
+        Box::pin(async move {
+            self.grant.check_role(role)?;
+            Ok(self
+                .grant
+                .service
+                .log_likelihood(role, prompt, answer)
+                .await?)
+        })
+    }
+
+    fn accepted(&self, start: u64, count: u32) -> Result<Vec<Example>, Refusal> {
+        let accepted = self.accepted.read().unwrap_or_else(PoisonError::into_inner);
+        let end = self.visible.min(start.saturating_add(u64::from(count)));
+        let end = usize::try_from(end)
+            .unwrap_or(usize::MAX)
+            .min(accepted.len());
+        let start = usize::try_from(start).unwrap_or(usize::MAX).min(end);
+        Ok(accepted[start..end]
+            .iter()
+            .map(|(id, payload)| Example {
+                id: *id,
+                payload: payload.clone(),
+            })
+            .collect())
+    }
+
+    fn log(&self, level: Level, message: &str) {
+        let (plugin, place) = (&self.grant.title, &self.asker.place);
+        match level {
+            Level::Debug => tracing::debug!(plugin, place, "{message}"),
+            Level::Info => tracing::info!(plugin, place, "{message}"),
+            Level::Warn => tracing::warn!(plugin, place, "{message}"),
+            Level::Error => tracing::error!(plugin, place, "{message}"),
+        }
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        tracing::debug!(plugin = self.grant.title, done, total, "progress");
+    }
+}

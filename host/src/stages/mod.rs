@@ -1,0 +1,99 @@
+//! The stages of a recipe. Each reads the ledger, does one thing, writes the ledger.
+
+mod calls;
+mod filter;
+mod generate;
+mod prepare;
+mod run;
+mod seeds;
+
+use std::sync::Arc;
+
+pub use generate::{Finished, Generate, Progress as GenerateProgress};
+pub use prepare::{FetchProgress, OpenError, Prepared, prepare, source_name};
+pub use run::{Options, OtherRun, Outcome, RunError, run};
+pub use seeds::{SeedError, load as load_seeds};
+
+use crate::{
+    ledger::{LedgerError, RunDirError},
+    models::Stop,
+    plugin::{CallError, LoadError},
+};
+
+/// Why a stage ended before its work was done. What was recorded stays.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// A plugin failed where the run cannot go on without it.
+    #[error("{plugin} failed {doing}: {error}")]
+    Plugin {
+        /// Name and version.
+        plugin: String,
+        /// What it was doing.
+        doing: String,
+        /// How it failed.
+        error: CallError,
+    },
+    /// A plugin could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Models, budget, ledger or user.
+    #[error("{0}")]
+    Stopped(Arc<Stop>),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The run directory.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The generator goes on and nothing is accepted.
+    #[error(
+        "the last {units} units accepted nothing ({accepted} of {target} examples so far): {reasons}. Loosen the filters, change the generator, or take what there is with --set dataset.target={accepted}"
+    )]
+    Barren {
+        /// Units without an accepted candidate.
+        units: u64,
+        /// Accepted so far.
+        accepted: u64,
+        /// Wanted.
+        target: u64,
+        /// Commonest reasons of these units.
+        reasons: String,
+    },
+    /// `max_units` was reached first.
+    #[error(
+        "{units} units are done, as many as [dataset] max_units allows, and {accepted} of {target} examples are accepted"
+    )]
+    OutOfUnits {
+        /// The limit.
+        units: u64,
+        /// Accepted so far.
+        accepted: u64,
+        /// Wanted.
+        target: u64,
+    },
+    /// Too many records break a filter.
+    #[error(
+        "{count} records broke a filter, more than max_quarantined = {limit}; the last: {last}"
+    )]
+    TooManyQuarantined {
+        /// How many.
+        count: u64,
+        /// The limit.
+        limit: u64,
+        /// What the last one did.
+        last: String,
+    },
+}
+
+impl From<CallError> for StageError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Stopped(stop) => StageError::Stopped(stop),
+            error => StageError::Plugin {
+                plugin: "plugin".into(),
+                doing: "starting".into(),
+                error,
+            },
+        }
+    }
+}

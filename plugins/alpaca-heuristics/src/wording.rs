@@ -1,0 +1,136 @@
+//! Traces that the making of a task left in its text, and inputs that no text has.
+
+use crate::{
+    config::Config,
+    fields::Fields,
+    python_text::{has_phrase, strip},
+};
+
+/// How instructions point at what does not come with them.
+pub(crate) const ATTACHMENT_PHRASES: [&str; 14] = [
+    "the attached",
+    "attached file",
+    "attached document",
+    "attached below",
+    "the attachment",
+    "see attachment",
+    "this link",
+    "the link",
+    "following link",
+    "link below",
+    "this url",
+    "following url",
+    "this website",
+    "following website",
+];
+
+/// Words after an opening bracket that make it a blank to be filled in.
+const BLANKS: [&str; 6] = ["insert", "your", "enter", "paste", "placeholder", "attach"];
+
+pub(crate) fn merged_task(fields: &Fields, _: &Config) -> Option<String> {
+    fields.named().into_iter().find_map(|(name, text)| {
+        let marker = numbered_field(text).or_else(|| headed_field(text))?;
+        Some(format!(
+            "the {name} goes on with \"{marker}\", which begins another task"
+        ))
+    })
+}
+
+/// The first `N. Instruction:`, `N. Input:` or `N. Output:` of `text`, in any case.
+fn numbered_field(text: &str) -> Option<&str> {
+    text.match_indices('.').find_map(|(dot, _)| {
+        let number = text[..dot]
+            .trim_end_matches(|c: char| c.is_ascii_digit())
+            .len();
+        let label = text[dot + 1..].trim_start();
+        let length = field_label(label, &["instruction:", "input:", "output:"])?;
+        let end = text.len() - label.len() + length;
+        (number < dot).then(|| &text[number..end])
+    })
+}
+
+/// The first heading of `text` that names a field, as Alpaca's training template writes them.
+fn headed_field(text: &str) -> Option<&str> {
+    text.lines().map(str::trim).find(|line| {
+        let heading = line.trim_start_matches('#');
+        let labels = ["instruction:", "input:", "output:", "response:"];
+        heading.len() < line.len() && field_label(heading.trim_start(), &labels).is_some()
+    })
+}
+
+/// The length of the label that `text` begins with.
+fn field_label(text: &str, labels: &[&str]) -> Option<usize> {
+    let begins = |label: &&&str| {
+        let beginning = text.get(..label.len());
+        beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(label))
+    };
+    labels.iter().find(begins).map(|label| label.len())
+}
+
+pub(crate) fn control_character(fields: &Fields, _: &Config) -> Option<String> {
+    fields.named().into_iter().find_map(|(name, text)| {
+        let stray = |c: &char| *c == '\u{fffd}' || (c.is_control() && !"\t\n\r".contains(*c));
+        let found = text.chars().find(stray)?;
+        Some(format!("the {name} has U+{:04X}", found as u32))
+    })
+}
+
+/// Whether the whole text says that there is no input, in any of the usual spellings.
+pub(crate) fn is_no_input_marker(text: &str) -> bool {
+    let text = text.to_lowercase();
+    let bare = text.trim_matches(|c: char| !c.is_alphanumeric());
+    let spellings = [
+        "noinput",
+        "no input",
+        "no-input",
+        "no_input",
+        "no input needed",
+        "no input required",
+        "no input necessary",
+        "no input provided",
+        "n/a",
+        "none",
+        "null",
+        "not applicable",
+    ];
+    spellings.contains(&bare)
+}
+
+pub(crate) fn no_input_marker(fields: &Fields, _: &Config) -> Option<String> {
+    fields.named().into_iter().find_map(|(name, text)| {
+        let lower = text.to_lowercase();
+        let bracketed = ["<no input>", "[no input]", "(no input)", "{no input}"];
+        let marker = bracketed.into_iter().find(|marker| lower.contains(marker));
+        let marker = marker.or_else(|| has_phrase(text, "noinput").then_some("noinput"))?;
+        Some(format!("the {name} has \"{marker}\" in its text"))
+    })
+}
+
+pub(crate) fn placeholder_input(fields: &Fields, _: &Config) -> Option<String> {
+    // Not in outputs: a letter to be signed `[Your name]` is a fine answer.
+    let [instruction, input, _] = fields.named();
+    [instruction, input].into_iter().find_map(|(name, text)| {
+        let blank = text.match_indices(['[', '<', '{']).find_map(|(at, _)| {
+            let inside = text[at + 1..].to_ascii_lowercase();
+            BLANKS.into_iter().find(|blank| inside.starts_with(blank))
+        })?;
+        Some(format!(
+            "the {name} has a blank to be filled in (\"{blank} ...\")"
+        ))
+    })
+}
+
+pub(crate) fn web_input(fields: &Fields, _: &Config) -> Option<String> {
+    let input = strip(fields.input);
+    let address = ["http://", "https://", "www."]
+        .iter()
+        .any(|scheme| input.starts_with(scheme));
+    (address && !input.contains(char::is_whitespace))
+        .then(|| format!("the input is the address {input}"))
+}
+
+pub(crate) fn needs_attachment(fields: &Fields, config: &Config) -> Option<String> {
+    let mut phrases = config.attachment_phrases.iter();
+    let phrase = phrases.find(|phrase| has_phrase(fields.instruction, phrase))?;
+    Some(format!("the instruction points at \"{phrase}\""))
+}

@@ -1,0 +1,218 @@
+//! Whole recipes against a scripted teacher, through the command line.
+
+mod support;
+
+use std::time::Duration;
+
+use scripted_server::{Action, Recorded, Reply, Script, alpaca_teacher, failing_first};
+use support::{Bench, Recipe, dataset, fails, pacos, query, succeeds};
+
+#[test]
+fn the_default_recipe_makes_a_dataset() {
+    let bench = Bench::new(alpaca_teacher(), &Recipe::default());
+    let dir = bench.dir("run");
+    let told = succeeds(&mut bench.run(&dir));
+    assert!(told.contains("examples after"), "{told}");
+    let accepted = query(&dir, "SELECT count(*) FROM examples");
+    assert!(accepted >= 60, "{accepted}");
+    let files = dataset(&dir);
+    let rows: serde_json::Value = serde_json::from_slice(
+        &files.iter().find(|(name, _)| name == "alpaca_data.json").expect("the Alpaca file").1,
+    )
+    .expect("it is JSON");
+    assert_eq!(rows.as_array().map(Vec::len), usize::try_from(accepted).ok());
+    // Every candidate has a verdict of the first filter, and every one it kept one of the second.
+    let candidates = query(&dir, "SELECT count(*) FROM candidates");
+    assert_eq!(query(&dir, "SELECT count(*) FROM verdicts WHERE filter = 0"), candidates);
+    assert_eq!(
+        query(&dir, "SELECT count(*) FROM verdicts WHERE filter = 1"),
+        query(&dir, "SELECT count(*) FROM verdicts WHERE filter = 0 AND decision IN ('keep', 'edit')")
+    );
+}
+
+#[test]
+fn alpaca_2023_asks_a_completion_endpoint() {
+    let recipe = Recipe {
+        generator: "plugin = \"self-instruct\"\ngrant = [\"models:teacher\"]\nconfig = { mode = \"alpaca-2023\" }".into(),
+        filters: "[[filters]]\nplugin = \"alpaca-heuristics\"\nconfig = { mode = \"alpaca-2023\" }\n\n[[filters]]\nplugin = \"rouge-l\"".into(),
+        model: "endpoint = \"completions\"".into(),
+        ..Recipe::default()
+    };
+    let bench = Bench::new(alpaca_teacher(), &recipe);
+    let dir = bench.dir("run");
+    succeeds(&mut bench.run(&dir));
+    assert!(bench.server.requests().iter().all(|r| r.path.ends_with("/completions") && !r.is_chat()));
+    let asked = &bench.server.requests()[0].body;
+    assert_eq!(asked["max_tokens"], 3072);
+    assert_eq!(asked["stop"], serde_json::json!(["\n20", "20.", "20."]));
+}
+
+#[test]
+fn the_dataset_is_the_same_at_any_concurrency() {
+    let mut slow_first = alpaca_teacher();
+    slow_first.faults.empty = 0.1;
+    // Replies of some requests take long, so that they overtake each other.
+    let script = move |request: &Recorded| {
+        let wait = Duration::from_millis(request.identity % 40);
+        slow_first.action(request).after(wait)
+    };
+    let bench = Bench::new(script, &Recipe::default());
+    let (one, many) = (bench.dir("one"), bench.dir("many"));
+    succeeds(bench.run(&one).arg("--set").arg("models.scripted.max_concurrency=1"));
+    succeeds(bench.run(&many).arg("--set").arg("models.scripted.max_concurrency=16"));
+    assert_eq!(dataset(&one), dataset(&many));
+}
+
+#[test]
+fn a_finished_run_says_so_and_asks_nothing() {
+    let bench = Bench::new(alpaca_teacher(), &Recipe::default());
+    let dir = bench.dir("run");
+    succeeds(&mut bench.run(&dir));
+    let (asked, before) = (bench.server.count(), dataset(&dir));
+    let told = succeeds(&mut bench.run(&dir));
+    assert!(told.starts_with("Already done: "), "{told}");
+    assert_eq!(bench.server.count(), asked);
+    assert_eq!(dataset(&dir), before);
+}
+
+#[test]
+fn a_limit_is_a_real_run_only_shorter() {
+    let bench = Bench::new(alpaca_teacher(), &Recipe::default());
+    let (short, whole) = (bench.dir("short"), bench.dir("whole"));
+    let told = succeeds(bench.run(&short).args(["--limit", "2"]));
+    assert!(told.contains("after 2 units"), "{told}");
+    succeeds(&mut bench.run(&short));
+    succeeds(&mut bench.run(&whole));
+    assert_eq!(dataset(&short), dataset(&whole));
+}
+
+#[test]
+fn swapping_a_filter_costs_nothing_that_was_asked_before() {
+    let bench = Bench::new(alpaca_teacher(), &Recipe::default());
+    let (first, second) = (bench.dir("first"), bench.dir("second"));
+    succeeds(&mut bench.run(&first));
+    bench.write(&Recipe {
+        filters: "[[filters]]\nplugin = \"rouge-l\"\nconfig = { threshold = 0.95 }".into(),
+        // Fewer filters accept sooner, so that every request is one that the first run made.
+        target: 40,
+        ..Recipe::default()
+    });
+    let told = fails(&mut bench.run(&first), 2);
+    assert!(told.contains("holds a run of another recipe"), "{told}");
+    assert!(told.contains("filters.0.plugin: alpaca-heuristics"), "{told}");
+    assert!(told.contains("--fork NEW"), "{told}");
+    succeeds(bench.run(&first).arg("--fork").arg(&second));
+    assert!(query(&second, "SELECT count(*) FROM examples") >= 40);
+    // The first run's replies are on record here, and no attempt was made for any of them.
+    let asked_again = query(
+        &second,
+        "SELECT count(*) FROM requests WHERE key NOT IN (SELECT key FROM attempts)",
+    );
+    assert!(asked_again > 0);
+    assert!(query(&second, "SELECT count(*) FROM attempts") < query(&first, "SELECT count(*) FROM attempts"));
+}
+
+#[test]
+fn servers_that_misbehave_do_not_change_the_dataset() {
+    let calm = Bench::new(alpaca_teacher(), &Recipe::default());
+    let calm_dir = calm.dir("run");
+    succeeds(&mut calm.run(&calm_dir));
+    let expected = dataset(&calm_dir);
+    let trouble: [(&str, Action); 5] = [
+        ("429", Action::error(429, "rate_limit_exceeded", "slow down").header("Retry-After", "0")),
+        ("500", Action::error(500, "server_error", "oops")),
+        ("cut", Action::CutAfter { bytes: 20, reply: Reply::new("This reply is cut in the middle of its body.") }),
+        ("html", Action::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>".to_vec())),
+        ("empty body", Action::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec())),
+    ];
+    for (name, action) in trouble {
+        let script = failing_first(1, action, alpaca_teacher());
+        let bench = Bench::new(script, &Recipe::default());
+        let dir = bench.dir("run");
+        succeeds(&mut bench.run(&dir));
+        // The card names the model's address, which differs; the rows do not.
+        for ((file, bytes), (_, wanted)) in dataset(&dir).iter().zip(&expected) {
+            if file != "README.md" && file != "dataset.parquet" {
+                assert_eq!(bytes, wanted, "{name}: {file}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_key_stops_the_run_at_once_and_costs_nothing() {
+    let bench = Bench::new(
+        |_: &Recorded| Action::error(401, "invalid_api_key", "Incorrect API key provided"),
+        &Recipe::default(),
+    );
+    let dir = bench.dir("run");
+    let told = fails(&mut bench.run(&dir), 3);
+    assert!(told.contains("model `scripted`"), "{told}");
+    assert!(told.contains("Incorrect API key provided"), "{told}");
+    assert!(bench.server.count() <= 16, "{} requests", bench.server.count());
+    assert_eq!(query(&dir, "SELECT count(*) FROM attempts WHERE usd > 0"), 0);
+}
+
+#[test]
+fn a_budget_is_never_exceeded() {
+    let recipe = Recipe {
+        model: "price = { input = 1.0, output = 2.0, as_of = \"2026-11-01\" }".into(),
+        rest: "[budget]\nrequests = 5".into(),
+        target: 10_000,
+        ..Recipe::default()
+    };
+    let bench = Bench::new(alpaca_teacher(), &recipe);
+    let dir = bench.dir("run");
+    let told = fails(&mut bench.run(&dir), 3);
+    assert!(told.contains("the budget is spent: 5 of 5 requests"), "{told}");
+    assert_eq!(bench.server.count(), 5);
+    // Going on without more budget asks nothing more.
+    fails(&mut bench.run(&dir), 3);
+    assert_eq!(bench.server.count(), 5);
+}
+
+#[test]
+fn when_everything_is_dropped_the_run_says_why_and_stops() {
+    let recipe = Recipe {
+        filters: "[[filters]]\nplugin = \"rouge-l\"\nconfig = { threshold = 0.0 }".into(),
+        rest: String::new(),
+        ..Recipe::default()
+    };
+    let bench = Bench::new(alpaca_teacher(), &recipe);
+    let told = fails(bench.run(&bench.dir("run")).args(["--set", "dataset.patience=6"]), 4);
+    assert!(told.contains("the last 6 units accepted nothing"), "{told}");
+}
+
+#[test]
+fn two_runs_in_one_directory_do_not_meet() {
+    let bench = Bench::new(
+        |request: &Recorded| alpaca_teacher().action(request).after(Duration::from_millis(300)),
+        &Recipe::default(),
+    );
+    let dir = bench.dir("run");
+    let mut first = bench.run(&dir).spawn().expect("the command starts");
+    while !dir.join("ledger.sqlite").exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let told = fails(&mut bench.run(&dir), 5);
+    assert!(told.contains("another `pacos` is running in"), "{told}");
+    first.kill().expect("it is still running");
+    first.wait().expect("it ends");
+    succeeds(&mut bench.run(&dir));
+}
+
+#[test]
+fn a_directory_with_other_files_is_left_alone() {
+    let bench = Bench::new(alpaca_teacher(), &Recipe::default());
+    let told = fails(&mut bench.run(bench.folder.path()), 5);
+    assert!(told.contains("is not empty and is no run of Pacos"), "{told}");
+}
+
+#[test]
+fn help_teaches() {
+    let told = succeeds(pacos().arg("--help"));
+    for command in ["run", "check", "model", "plugin"] {
+        assert!(told.contains(command), "{told}");
+    }
+    assert!(told.contains("Exit codes"), "{told}");
+}
