@@ -9,3 +9,4 @@ pub mod models;
 pub mod plugin;
 pub mod seed;
 pub mod stages;
+pub mod trainer;

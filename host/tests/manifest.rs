@@ -332,7 +332,11 @@ fn a_moved_project_is_the_same_recipe() {
 
 #[test]
 fn other_parts_report_in_the_same_form() {
-    let recipe = small(&["generator.config.top_p=2"]).unwrap();
+    let recipe = small(&[
+        "generator.config.top_p=2",
+        "generator.config.stop=[\"#\", \"\"]",
+    ])
+    .unwrap();
     let mut problems = Problems::new();
     problems.push(
         Problem::at(
@@ -348,6 +352,12 @@ fn other_parts_report_in_the_same_form() {
         "generator.config",
         &diagnostic,
     ));
+    let diagnostic = pacos_plugin::Diagnostic::error("stop[1]", "is empty").help("take it out");
+    problems.push(Problem::from_diagnostic(
+        &recipe.document,
+        "generator.config",
+        &diagnostic,
+    ));
     problems.push(Problem::at(
         &recipe.document,
         "filters.0.config.threshold",
@@ -356,7 +366,7 @@ fn other_parts_report_in_the_same_form() {
     assert_eq!(
         problems.to_string(),
         "\
-small.toml:22:19: warning: `alpaca-2023` keeps old defects
+small.toml:22:19: warning: `mode`: `alpaca-2023` keeps old defects
    |
 22 | config = { mode = \"alpaca-2023\", demonstrations = 3 }
    |                   ^^^^^^^^^^^^^
@@ -372,7 +382,13 @@ small.toml:24:1: error: `threshold` is missing
  |                        ^
  = help: write `top_p = 1.0`
 
-3 problems in small.toml"
+--set generator.config.stop=[\"#\", \"\"]: error: `stop[1]`: is empty
+ |
+ | generator.config.stop=[\"#\", \"\"]
+ |                             ^^
+ = help: take it out
+
+4 problems in small.toml"
     );
     let span = recipe.document.locate("generator.config.mode").unwrap();
     assert_eq!((span.line, span.column), (22, 19));
@@ -435,4 +451,31 @@ fn a_document_can_be_had_without_a_recipe() {
     assert_eq!(line("a.d.1.1"), Some((3, 15)));
     assert_eq!(line("a.x"), None);
     assert!(Document::parse("a.toml", Path::new(""), "[a").is_err());
+}
+
+/// Half-written and mangled manifests are what editors save.
+#[test]
+fn no_text_breaks_the_reader() {
+    let folder = Path::new("../manifests");
+    let text = fs::read_to_string(folder.join("local.toml")).unwrap();
+    let read = |text: &str| {
+        let recipe = Recipe::from_text("cut.toml", folder, text, &[], &Checks::default());
+        if let Err(problems) = recipe {
+            assert!(problems.has_errors());
+            assert!(!problems.to_string().is_empty());
+        }
+    };
+    for end in (0..text.len()).filter(|&end| text.is_char_boundary(end)) {
+        read(&text[..end]);
+        read(&format!("{}§{}", &text[..end], &text[end..]));
+        read(&format!("{}\n{}", &text[..end], &text[end..]));
+    }
+    for nested in [
+        "a.".repeat(5_000) + "a = 1",
+        format!("a = {}", "[".repeat(5_000)),
+    ] {
+        read(&nested);
+    }
+    let deep = format!("{}=1", vec!["generator"; 5_000].join("."));
+    assert!(Recipe::load(&folder.join("local.toml"), &[deep]).is_err());
 }

@@ -23,8 +23,9 @@ pub trait Stored: Plugin {
 fn configure<P: Stored>(config: &str) -> Vec<Diagnostic> {
     match configure::configure::<P>(config) {
         Ok(plugin) => {
+            let warnings = plugin.warnings();
             P::slot().with_borrow_mut(|slot| *slot = Some(plugin));
-            Vec::new()
+            warnings
         }
         Err(diagnostics) => diagnostics,
     }

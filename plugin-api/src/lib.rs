@@ -14,6 +14,7 @@
 //!
 //! #[derive(serde::Deserialize, pacos_plugin::schemars::JsonSchema)]
 //! #[serde(deny_unknown_fields, default)]
+//! #[schemars(crate = "pacos_plugin::schemars")]
 //! struct Config {
 //!     /// Fewest words that an answer may have.
 //!     words: usize,

@@ -274,8 +274,9 @@ impl<P: Plugin> Slot<P> {
             function::CONFIGURE => Some(read(input).and_then(|config: String| {
                 write(&match configure::configure::<P>(&config) {
                     Ok(plugin) => {
+                        let warnings = plugin.warnings();
                         self.0 = Some(plugin);
-                        Vec::new()
+                        warnings
                     }
                     Err(diagnostics) => diagnostics,
                 })

@@ -21,6 +21,11 @@ pub trait Plugin: Sized + 'static {
     /// # Errors
     /// Diagnostics, each naming its key; `configure` is called before the first request is paid.
     fn configure(config: Self::Config) -> Result<Self, Vec<Diagnostic>>;
+
+    /// What the user should know of a configuration that works all the same.
+    fn warnings(&self) -> Vec<Diagnostic> {
+        Vec::new()
+    }
 }
 
 /// Proposes candidates, one unit of work at a time.

@@ -90,3 +90,42 @@ impl RopeTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llama3_keeps_high_frequencies_and_divides_low_ones() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        let plain = inverse_frequencies(128, 500_000.0, RopeScaling::None);
+        let scaled = inverse_frequencies(128, 500_000.0, scaling);
+        assert_eq!(plain[0], 1.0);
+        assert_eq!(scaled[0], plain[0]);
+        assert_eq!(scaled[63], plain[63] / 8.0);
+        let divisors: Vec<f64> = plain.iter().zip(&scaled).map(|(p, s)| p / s).collect();
+        assert!(divisors.windows(2).all(|pair| pair[0] <= pair[1] + 1e-12));
+        assert!(divisors.iter().any(|d| *d > 1.01 && *d < 7.99));
+    }
+
+    #[test]
+    fn rotation_depends_on_distance_alone() {
+        let config = crate::llama::test_model::config();
+        let table = RopeTable::new(&config, 50);
+        let turned = |position| {
+            let mut head: Vec<f32> = (0..12).map(|i| (i as f32 * 0.7).sin()).collect();
+            table.rotate(&mut head, position);
+            head
+        };
+        let product = |a: usize, b: usize| -> f32 {
+            turned(a).iter().zip(turned(b)).map(|(x, y)| x * y).sum()
+        };
+        assert!((product(3, 10) - product(30, 37)).abs() < 1e-4);
+        assert!((product(3, 10) - product(3, 20)).abs() > 1e-2);
+    }
+}

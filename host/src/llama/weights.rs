@@ -475,3 +475,7 @@ fn normal(seed: u64, stream: u64, count: usize, deviation: f64) -> Vec<f32> {
     values.truncate(count);
     values
 }
+
+#[cfg(test)]
+#[path = "weights_tests.rs"]
+mod tests;

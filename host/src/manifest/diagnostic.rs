@@ -94,9 +94,11 @@ impl Problem {
         }
     }
 
-    /// What a part says of its own table, which stands at `table` in the manifest.
+    /// What a part says of its own table, which stands at `table` in the manifest. Elements of
+    /// arrays may be written `pairs[1]` or `pairs.1`.
     pub fn from_diagnostic(document: &Document, table: &str, diagnostic: &Diagnostic) -> Self {
-        let path = match diagnostic.path.as_str() {
+        let below = diagnostic.path.replace('[', ".").replace(']', "");
+        let path = match below.as_str() {
             "" => table.to_owned(),
             below => format!("{table}.{below}"),
         };

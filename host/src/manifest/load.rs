@@ -12,12 +12,15 @@ use super::{
     tree::{Node, Origin, Place, Source, Value, table_from_toml},
 };
 
+/// Looks at a table and says what is wrong with it; paths are relative to the table.
+pub type TableCheck<'a> = &'a dyn Fn(&serde_json::Value) -> Vec<Diagnostic>;
+
 /// Checks of tables that other parts own, made together with the manifest's own, so that a user
 /// sees every problem at once.
 #[derive(Clone, Copy, Default)]
 pub struct Checks<'a> {
-    /// Is given `[trainer]`; says what is wrong with it, paths relative to that table.
-    pub trainer: Option<&'a dyn Fn(&serde_json::Value) -> Vec<Diagnostic>>,
+    /// Is given `[trainer]`.
+    pub trainer: Option<TableCheck<'a>>,
 }
 
 impl Recipe {
@@ -79,27 +82,31 @@ impl Document {
     }
 }
 
-fn read(path: &Path) -> Result<String, Problem> {
+fn read(path: &Path) -> Result<String, Problems> {
     let name = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|error| {
-        let unreadable = |what: &str| Problem::of_file(&name, what);
+        let unreadable = |what: String| Problem::of_file(&name, what);
         if path.is_dir() {
-            return unreadable("this is a folder, expected a manifest").help(beside(path, None));
+            return unreadable("this is a folder, expected a manifest".to_owned())
+                .help(beside(path, None));
         }
         match error.kind() {
             std::io::ErrorKind::NotFound => {
                 let folder = path.parent().unwrap_or(Path::new(""));
-                unreadable("there is no such manifest").help(beside(folder, path.file_name()))
+                unreadable("there is no such manifest".to_owned())
+                    .help(beside(folder, path.file_name()))
             }
-            _ => unreadable(&format!("the manifest cannot be read: {error}"))
+            _ => unreadable(format!("the manifest cannot be read: {error}"))
                 .help("make the file readable"),
         }
-    })?;
-    String::from_utf8(bytes).map_err(|error| {
+    });
+    let text = bytes.map_err(Problems::from).map(String::from_utf8)?;
+    text.map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
-        Problem::of_file(name, format!("line {line} is not UTF-8 text"))
+        Problem::of_file(&name, format!("line {line} is not UTF-8 text"))
             .help("save the manifest as UTF-8")
+            .into()
     })
 }
 

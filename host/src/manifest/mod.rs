@@ -8,6 +8,7 @@
 
 mod diagnostic;
 mod document;
+mod duration;
 mod load;
 mod overrides;
 mod parse;
@@ -22,6 +23,6 @@ mod tree;
 
 pub use diagnostic::{Problem, Problems, Severity};
 pub use document::{Document, Span};
-pub use load::Checks;
+pub use load::{Checks, TableCheck};
 pub use recipe::*;
 pub use serde_check::diagnostics;

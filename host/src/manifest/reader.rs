@@ -4,7 +4,7 @@
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
 use super::{
-    Document, Problem, Problems,
+    Document, Problem, Problems, duration,
     suggest::nearest,
     tree::{Entry, Node, Place, Source, Value},
 };
@@ -345,7 +345,7 @@ impl<'r> Table<'r> {
         let node = self.get(name)?;
         let expected = "a length of time such as \"90s\", \"2m\" or \"1h\"";
         match &node.value {
-            Value::String(text) => match parse_duration(text) {
+            Value::String(text) => match duration::parse(text) {
                 Some(Duration::ZERO) => {
                     self.bad_value(
                         name,
@@ -501,53 +501,4 @@ impl<'r> Table<'r> {
 pub(super) enum Zero {
     Allowed,
     Refused,
-}
-
-/// `None` for what is not a whole number and a unit.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let number: u64 = text[..digits].parse().ok()?;
-    match text[digits..].trim_start() {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => Some(Duration::from_secs(number)),
-        "m" => number.checked_mul(60).map(Duration::from_secs),
-        "h" => number.checked_mul(3600).map(Duration::from_secs),
-        _ => None,
-    }
-}
-
-/// A length of time as a manifest writes it.
-pub(super) fn show_duration(duration: Duration) -> String {
-    match (duration.subsec_millis(), duration.as_secs()) {
-        (0, seconds) => format!("{seconds}s"),
-        _ => format!("{}ms", duration.as_millis()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lengths_of_time() {
-        let seconds = |text| parse_duration(text).map(|duration| duration.as_secs_f64());
-        assert_eq!(seconds("120s"), Some(120.0));
-        assert_eq!(seconds("2m"), Some(120.0));
-        assert_eq!(seconds("1 h"), Some(3600.0));
-        assert_eq!(seconds("1500ms"), Some(1.5));
-        for bad in [
-            "120",
-            "s",
-            "-5s",
-            "1.5m",
-            "2 weeks",
-            "",
-            "99999999999999999999s",
-        ] {
-            assert_eq!(seconds(bad), None, "{bad}");
-        }
-        assert_eq!(show_duration(Duration::from_millis(1500)), "1500ms");
-        assert_eq!(show_duration(Duration::from_secs(120)), "120s");
-    }
 }

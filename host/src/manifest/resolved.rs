@@ -3,8 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Evaluation, Generator, Limits, Model, Plugin, PluginSource, Provider, Recipe, Seeds,
-    reader::show_duration,
+    Evaluation, Generator, Limits, Model, Plugin, PluginSource, Provider, Recipe, Seeds, duration,
 };
 
 impl Recipe {
@@ -78,7 +77,7 @@ fn model(recipe: &Recipe, model: &Model) -> Map<String, Value> {
             table.insert("base_url".into(), openai.base_url.clone().into());
             put(&mut table, "api_key_env", openai.api_key_env.clone());
             table.insert("endpoint".into(), json!(openai.endpoint));
-            table.insert("timeout".into(), show_duration(openai.timeout).into());
+            table.insert("timeout".into(), duration::show(openai.timeout).into());
             table.insert("max_attempts".into(), openai.max_attempts.into());
             put(
                 &mut table,

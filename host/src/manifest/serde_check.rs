@@ -21,7 +21,7 @@ use super::suggest::nearest;
 /// let table = serde_json::json!({ "epoch": 3, "batch_size": "big" });
 /// let diagnostics = pacos::manifest::diagnostics::<Config>(&table);
 /// assert_eq!(diagnostics.len(), 2);
-/// assert_eq!(diagnostics[1].help.as_deref(), Some("did you mean `epochs`?\nknown keys: epochs, batch_size"));
+/// assert_eq!(diagnostics[0].help.as_deref(), Some("did you mean `epochs`?\nknown keys: epochs, batch_size"));
 /// ```
 pub fn diagnostics<T: DeserializeOwned>(table: &Value) -> Vec<Diagnostic> {
     let mut table = table.clone();

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use super::kernel::exp;
 use super::request::CompletionRequest;
 
 /// The sampling of one request; its random numbers are its own.
@@ -34,12 +35,13 @@ impl Sampler {
             return Some(best);
         }
         let cut = self.top_k.is_some() || self.top_p < 1.0 || self.min_p > 0.0;
-        // Weights relative to the likeliest token; far tails underflow to nothing.
+        // Weights relative to the likeliest token.
         let weight = |logit: f32| {
             if logit == f32::NEG_INFINITY {
                 0.0
             } else {
-                f64::from(((logit - largest) / self.temperature).exp())
+                // Without fused operations, so that every processor draws alike from equal logits.
+                f64::from(exp::<false>((logit - largest) / self.temperature))
             }
         };
         let weights: Vec<f64> = logits.iter().map(|logit| weight(*logit)).collect();

@@ -351,3 +351,35 @@ fn chat_goes_through_the_models_template() {
     );
     assert_eq!(tokens[0], test_model::MESSAGE_START);
 }
+
+#[test]
+fn the_embedded_model_answers_sensibly() {
+    let Some(model) = crate::llama::source::tests::embedded_if_present() else {
+        return;
+    };
+    let engine = Engine::start(model, EngineOptions::default()).unwrap();
+    let chat = |text: &str| Prompt::Chat(vec![ChatMessage::new("user", text)]);
+    runtime().block_on(async {
+        let answer = engine
+            .complete(CompletionRequest {
+                temperature: 0.0,
+                max_tokens: Some(24),
+                ..CompletionRequest::new(chat("What is the capital of France?"))
+            })
+            .await
+            .unwrap();
+        assert_eq!(answer.text, "The capital of France is Paris.");
+        assert_eq!(answer.finish_reason, FinishReason::Stop);
+        let prompt = engine
+            .prompt_tokens(&chat("What is the capital of France?"))
+            .unwrap();
+        let score = |text: &str| {
+            let answer = engine.tokenizer().encode(text, false).unwrap();
+            let (engine, prompt) = (engine.clone(), prompt.clone());
+            async move { engine.log_likelihood(&prompt, &answer).await.unwrap() }
+        };
+        let right = score("The capital of France is Paris.").await;
+        let wrong = score("The capital of France is Berlin.").await;
+        assert!(right.sum_log_prob > wrong.sum_log_prob + 5.0);
+    });
+}

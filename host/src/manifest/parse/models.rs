@@ -313,7 +313,8 @@ fn local(table: &Table<'_>) -> Option<Local> {
     let written = table.string("model")?;
     if let Some(name) = written.strip_prefix("embedded:") {
         if !EMBEDDED.contains(&name) {
-            let known = choice(name, EMBEDDED.into_iter());
+            let known = EMBEDDED.map(|name| format!("write `model = \"embedded:{name}\"`"));
+            let known = known.join(", or ");
             let message = format!("there is no embedded model `{name}`");
             table.problem("model", message, known);
             return None;

@@ -40,6 +40,10 @@ const MOST_BODY: usize = 64 << 20;
 /// A connection that is not made in this time is not made.
 const CONNECT: Duration = Duration::from_secs(20);
 
+/// How long an idle connection is kept. Servers close theirs (uvicorn, under vLLM and others, after
+/// five seconds), and a request that meets the closing has an unknown end and is charged in full.
+const IDLE: Duration = Duration::from_secs(4);
+
 /// Fields of the body that the host sets itself, because it counts on them.
 const RESERVED: [&str; 10] = [
     "model",
@@ -449,6 +453,7 @@ fn http_client(url: &Url) -> reqwest::Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("pacos/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)
+        .pool_idle_timeout(IDLE)
         .retry(reqwest::retry::never())
         .redirect(transport::same_origin());
     let host = url.host_str().unwrap_or_default();

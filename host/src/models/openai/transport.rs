@@ -216,7 +216,9 @@ pub(super) fn chain(error: &reqwest::Error) -> String {
     let mut next = error.source();
     while let Some(error) = next {
         let part = error.to_string();
-        if !parts.last().is_some_and(|last| last.contains(&part)) {
+        // hyper's own layers say where it happened, the errors beneath them what.
+        let layer = part.starts_with("client error (") && error.source().is_some();
+        if !layer && !parts.last().is_some_and(|last| last.contains(&part)) {
             parts.push(part);
         }
         next = error.source();

@@ -160,3 +160,83 @@ fn attend_head_of<const FMA: bool>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: f32) -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * 0.7 + seed).sin()).collect()
+    }
+
+    /// Attention as the textbook writes it, in double precision.
+    fn textbook(
+        queries: &[f32],
+        keys: &[Vec<f32>],
+        values: &[Vec<f32>],
+        shape: AttentionShape,
+    ) -> Vec<f64> {
+        let width = shape.head_dim;
+        let mut out = Vec::new();
+        for head in 0..shape.heads {
+            let group = head / (shape.heads / shape.key_value_heads);
+            let part = |row: &[f32], head: usize| row[head * width..(head + 1) * width].to_vec();
+            let query = part(queries, head);
+            let weights: Vec<f64> = keys
+                .iter()
+                .map(|key| {
+                    let dot: f64 = part(key, group)
+                        .iter()
+                        .zip(&query)
+                        .map(|(k, q)| f64::from(*k) * f64::from(*q))
+                        .sum();
+                    (dot / (width as f64).sqrt()).exp()
+                })
+                .collect();
+            let total: f64 = weights.iter().sum();
+            for i in 0..width {
+                let sum: f64 = weights
+                    .iter()
+                    .zip(values)
+                    .map(|(w, value)| w * f64::from(part(value, group)[i]))
+                    .sum();
+                out.push(sum / total);
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn agrees_with_the_textbook_across_block_borders() {
+        for (heads, key_value_heads, head_dim) in [(4, 2, 12), (2, 1, 80), (3, 3, 64)] {
+            let shape = AttentionShape {
+                heads,
+                key_value_heads,
+                head_dim,
+            };
+            let row = key_value_heads * head_dim;
+            let keys: Vec<Vec<f32>> = (0..40).map(|p| numbers(row, p as f32)).collect();
+            let values: Vec<Vec<f32>> = (0..40).map(|p| numbers(row, 100.0 - p as f32)).collect();
+            let queries = numbers(heads * head_dim, 0.3);
+            let mut cache = LayerCache::new(shape);
+            for (key, value) in keys.iter().zip(&values) {
+                cache.push(key, value);
+            }
+            for positions in [1, 15, 16, 17, 33, 40] {
+                let exact = textbook(&queries, &keys[..positions], &values[..positions], shape);
+                let mut results = Vec::new();
+                for with in Instructions::available() {
+                    let mut out = vec![0.0; heads * head_dim];
+                    attend(&queries, &cache, positions, &mut out, with);
+                    for (found, exact) in out.iter().zip(&exact) {
+                        assert!((f64::from(*found) - exact).abs() < 1e-5);
+                    }
+                    if with != Instructions::Portable {
+                        results.push(out);
+                    }
+                }
+                assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+            }
+        }
+    }
+}

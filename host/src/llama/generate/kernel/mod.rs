@@ -15,7 +15,7 @@ mod matmul;
 use std::sync::OnceLock;
 
 pub(super) use attention::{AttentionShape, LayerCache, attend};
-pub(super) use elementwise::{add, log_sum_exp, rms_norm, swiglu};
+pub(super) use elementwise::{add, exp, log_sum_exp, rms_norm, swiglu};
 pub(super) use matmul::PackedMatrix;
 
 /// Instructions that the kernels may use.

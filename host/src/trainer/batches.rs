@@ -1,0 +1,263 @@
+//! Which rows belong to which optimizer step, and how a step is cut into micro-batches.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use super::config::TrainConfig;
+use super::model::MicroBatch;
+use super::template::Row;
+
+/// The stream of random numbers that chooses held-out examples; epochs use the streams from 0.
+const HELD_OUT_STREAM: u64 = u64::MAX;
+
+/// Membership of optimizer steps.
+///
+/// Every epoch is a fresh permutation of all rows, a function of seed and epoch alone, cut into
+/// steps of `batch_size`. The last step of an epoch holds what is left and is a full optimizer step,
+/// scaled by its own labels, as in transformers since 4.46 (`dataloader_drop_last = False`). So
+/// 52,002 examples at 128 make 407 steps an epoch, where the Trainer of 2023 made 406 and carried
+/// the rest over. A step never spans two epochs.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    rows: usize,
+    batch_size: usize,
+    seed: u64,
+    total_steps: u64,
+    /// The epoch last asked for and its permutation.
+    order: Option<(u64, Vec<usize>)>,
+}
+
+impl Batches {
+    /// Steps over `rows` rows; there must be at least one.
+    pub fn new(config: &TrainConfig, rows: usize) -> Self {
+        Self {
+            rows,
+            batch_size: config.batch_size,
+            seed: config.seed,
+            total_steps: total_steps(config, rows),
+            order: None,
+        }
+    }
+
+    /// Optimizer steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.total_steps
+    }
+
+    /// Optimizer steps of one pass over the rows.
+    pub fn steps_per_epoch(&self) -> u64 {
+        steps_per_epoch(self.batch_size, self.rows)
+    }
+
+    /// Rows of the step with index `step`, counted from 0, in their random order.
+    pub fn step(&mut self, step: u64) -> Vec<usize> {
+        let epoch = step / self.steps_per_epoch();
+        let start = (step % self.steps_per_epoch()) as usize * self.batch_size;
+        let end = (start + self.batch_size).min(self.rows);
+        let order = match self.order.take() {
+            Some((cached, order)) if cached == epoch => order,
+            _ => permutation(self.rows, self.seed, epoch),
+        };
+        let members = order[start..end].to_vec();
+        self.order = Some((epoch, order));
+        members
+    }
+}
+
+/// Optimizer steps of one pass over `rows` rows.
+pub fn steps_per_epoch(batch_size: usize, rows: usize) -> u64 {
+    rows.div_ceil(batch_size) as u64
+}
+
+/// Optimizer steps of a run over `rows` rows.
+pub fn total_steps(config: &TrainConfig, rows: usize) -> u64 {
+    config
+        .max_steps
+        .unwrap_or(config.epochs * steps_per_epoch(config.batch_size, rows))
+}
+
+/// Indices of the examples to train on and of those held out, each ascending.
+///
+/// `round(eval_fraction × examples)` examples are held out, at least one if the fraction is not
+/// zero, never all. The choice depends on the seed and on the number of examples only.
+pub fn split_held_out(examples: usize, config: &TrainConfig) -> (Vec<usize>, Vec<usize>) {
+    let mut held_out = (config.eval_fraction * examples as f64).round() as usize;
+    if config.eval_fraction > 0.0 {
+        held_out = held_out.max(1);
+    }
+    let held_out = held_out.min(examples.saturating_sub(1));
+    let order = permutation(examples, config.seed, HELD_OUT_STREAM);
+    let (held_out, train) = order.split_at(held_out);
+    let sorted = |indices: &[usize]| {
+        let mut indices = indices.to_vec();
+        indices.sort_unstable();
+        indices
+    };
+    (sorted(train), sorted(held_out))
+}
+
+/// A random order of `0..count` by Fisher and Yates' shuffle over ChaCha8.
+///
+/// Written here rather than taken from a library, because a resumed run must find the same order
+/// under any version of one.
+fn permutation(count: usize, seed: u64, stream: u64) -> Vec<usize> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(stream);
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        order.swap(last, below(&mut random, last as u64 + 1) as usize);
+    }
+    order
+}
+
+/// A uniform number from 0 to below `limit` (Lemire, arXiv 1805.10941).
+fn below(random: &mut ChaCha8Rng, limit: u64) -> u64 {
+    let threshold = limit.wrapping_neg() % limit;
+    loop {
+        let product = u128::from(random.next_u64()) * u128::from(limit);
+        if product as u64 >= threshold {
+            return (product >> 64) as u64;
+        }
+    }
+}
+
+/// Lays the rows `members` end to end in micro-batches of at most `capacity` tokens.
+///
+/// Longest first, each into the first micro-batch with room (first-fit decreasing); ties keep their
+/// order, so the split is a function of the members and the capacity. What follows a row's last
+/// label is left out, and so is that label itself as an input: nothing is predicted from it.
+///
+/// # Panics
+/// If a row is longer than `capacity`; [`TrainConfig::validate`] and truncation rule that out.
+pub fn pack(rows: &[Row], members: &[usize], capacity: usize) -> Vec<MicroBatch> {
+    let mut members = members.to_vec();
+    members.sort_by_key(|&row| std::cmp::Reverse(rows[row].input_tokens()));
+    let mut batches: Vec<MicroBatch> = Vec::new();
+    for index in members {
+        let row = &rows[index];
+        let length = row.input_tokens();
+        assert!(
+            length <= capacity,
+            "rows are cut at max_seq_len, which fits a micro-batch"
+        );
+        if length == 0 {
+            continue;
+        }
+        let room = |batch: &MicroBatch| batch.input_ids.len() + length <= capacity;
+        let place = batches.iter().position(room).unwrap_or_else(|| {
+            batches.push(MicroBatch::default());
+            batches.len() - 1
+        });
+        let batch = &mut batches[place];
+        let start = batch.input_ids.len();
+        batch.input_ids.extend(&row.input_ids[..length]);
+        batch.positions.extend(0..length as u32);
+        batch.sequences.push(start..start + length);
+        batch.rows.push(index);
+        for position in 0..length {
+            if row.label_mask[position + 1] {
+                batch.label_positions.push(start + position);
+                batch.targets.push(row.input_ids[position + 1]);
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::trainer::testing::tiny_rows;
+
+    fn config(batch_size: usize) -> TrainConfig {
+        TrainConfig {
+            batch_size,
+            epochs: 3,
+            ..TrainConfig::default()
+        }
+    }
+
+    #[test]
+    fn every_epoch_visits_every_row_once_in_another_order() {
+        let mut batches = Batches::new(&config(4), 10);
+        assert_eq!((batches.steps_per_epoch(), batches.total_steps()), (3, 9));
+        let epoch = |batches: &mut Batches, e: u64| -> Vec<usize> {
+            (3 * e..3 * e + 3).flat_map(|s| batches.step(s)).collect()
+        };
+        let first = epoch(&mut batches, 0);
+        let second = epoch(&mut batches, 1);
+        for order in [&first, &second] {
+            assert_eq!(order.iter().collect::<BTreeSet<_>>().len(), 10);
+        }
+        assert_ne!(first, second);
+        assert_eq!(batches.step(2).len(), 2, "the last step holds what is left");
+    }
+
+    #[test]
+    fn a_step_is_the_same_whatever_was_asked_before() {
+        let mut walked = Batches::new(&config(4), 10);
+        let all: Vec<_> = (0..9).map(|s| walked.step(s)).collect();
+        let mut jumped = Batches::new(&config(4), 10);
+        assert_eq!(jumped.step(7), all[7]);
+        assert_eq!(jumped.step(1), all[1]);
+        let other_seed = TrainConfig {
+            seed: 43,
+            ..config(4)
+        };
+        assert_ne!(Batches::new(&other_seed, 10).step(0), all[0]);
+    }
+
+    #[test]
+    fn the_published_recipe_has_1221_steps() {
+        assert_eq!(total_steps(&TrainConfig::default(), 52_002), 1221);
+        let short = TrainConfig {
+            max_steps: Some(16),
+            ..TrainConfig::default()
+        };
+        assert_eq!(total_steps(&short, 52_002), 16);
+    }
+
+    #[test]
+    fn held_out_examples_are_apart_and_repeatable() {
+        let config = TrainConfig {
+            eval_fraction: 0.1,
+            ..TrainConfig::default()
+        };
+        let (train, held_out) = split_held_out(64, &config);
+        assert_eq!((train.len(), held_out.len()), (58, 6));
+        let all: BTreeSet<_> = train.iter().chain(&held_out).collect();
+        assert_eq!(all.len(), 64);
+        assert_eq!(split_held_out(64, &config), (train, held_out));
+        assert_eq!(split_held_out(3, &config).1.len(), 1);
+        assert_eq!(split_held_out(1, &config).1.len(), 0);
+        assert_eq!(split_held_out(64, &TrainConfig::default()).1.len(), 0);
+    }
+
+    #[test]
+    fn micro_batches_hold_every_label_once_and_stay_small() {
+        let rows = tiny_rows(30, 5);
+        let members: Vec<usize> = (0..30).rev().collect();
+        let batches = pack(&rows, &members, 24);
+        let mut seen = BTreeSet::new();
+        let mut labels = 0;
+        for batch in &batches {
+            assert!(batch.input_ids.len() <= 24);
+            assert_eq!(batch.positions.len(), batch.input_ids.len());
+            assert_eq!(batch.targets.len(), batch.label_positions.len());
+            labels += batch.targets.len();
+            for (sequence, &row) in batch.sequences.iter().zip(&batch.rows) {
+                assert!(seen.insert(row));
+                assert_eq!(batch.positions[sequence.start], 0);
+                assert_eq!(
+                    batch.input_ids[sequence.clone()],
+                    rows[row].input_ids[..sequence.len()]
+                );
+            }
+        }
+        assert_eq!(seen.len(), 30);
+        assert_eq!(labels, rows.iter().map(Row::label_tokens).sum::<usize>());
+        assert_eq!(pack(&rows, &members, 24), batches);
+    }
+}

@@ -1,0 +1,113 @@
+//! One [`ParameterSet`] as a safetensors file, hashed while it is written and read.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::Path;
+
+use serde_json::{Map, json};
+use sha2::{Digest, Sha256};
+
+use super::FileRecord;
+use crate::trainer::parameters::ParameterSet;
+
+/// Numbers converted at once.
+const BLOCK: usize = 1 << 16;
+
+/// Writes all tensors and returns the size and digest of the file.
+pub(super) fn write_tensors(
+    file: &mut (impl Write + ?Sized),
+    tensors: &ParameterSet,
+) -> io::Result<FileRecord> {
+    let mut file = BufWriter::new(file);
+    let mut digest = Sha256::new();
+    let header = header(tensors);
+    let mut bytes = header.len() as u64;
+    digest.update(&header);
+    file.write_all(&header)?;
+    let mut block = Vec::with_capacity(4 * BLOCK);
+    for values in tensors.data().chunks(BLOCK) {
+        block.clear();
+        block.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        digest.update(&block);
+        file.write_all(&block)?;
+        bytes += block.len() as u64;
+    }
+    file.flush()?;
+    Ok(FileRecord {
+        bytes,
+        sha256: hex(&digest.finalize()),
+    })
+}
+
+/// Reads what [`write_tensors`] wrote; the reason in words if the file is anything else.
+pub(super) fn read_tensors(
+    path: &Path,
+    layout: &ParameterSet,
+    expected: &FileRecord,
+) -> Result<ParameterSet, String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let unreadable = |e: io::Error| format!("{name} cannot be read ({e})");
+    let file = File::open(path).map_err(unreadable)?;
+    let bytes = file.metadata().map_err(unreadable)?.len();
+    if bytes != expected.bytes {
+        return Err(format!(
+            "{name} has {bytes} bytes, {} were written",
+            expected.bytes
+        ));
+    }
+    let header = header(layout);
+    if bytes != header.len() as u64 + 4 * layout.data().len() as u64 {
+        return Err(format!("{name} does not hold the tensors of this model"));
+    }
+    let mut file = BufReader::with_capacity(1 << 20, file);
+    let mut digest = Sha256::new();
+    let mut found_header = vec![0; header.len()];
+    file.read_exact(&mut found_header).map_err(unreadable)?;
+    digest.update(&found_header);
+    let mut tensors = layout.zeros_like();
+    let mut block = vec![0u8; 4 * BLOCK];
+    for values in tensors.data_mut().chunks_mut(BLOCK) {
+        let block = &mut block[..4 * values.len()];
+        file.read_exact(block).map_err(unreadable)?;
+        digest.update(&*block);
+        let (words, _) = block.as_chunks::<4>();
+        for (value, word) in values.iter_mut().zip(words) {
+            *value = f32::from_le_bytes(*word);
+        }
+    }
+    let found = hex(&digest.finalize());
+    if found != expected.sha256 {
+        return Err(format!(
+            "{name} has sha256 {found}, {} was written",
+            expected.sha256
+        ));
+    }
+    if found_header != header {
+        return Err(format!("{name} does not hold the tensors of this model"));
+    }
+    Ok(tensors)
+}
+
+/// The safetensors header: its length in 8 bytes, then names, shapes and places as JSON.
+fn header(tensors: &ParameterSet) -> Vec<u8> {
+    let entries: Map<_, _> = tensors
+        .specs()
+        .iter()
+        .map(|spec| {
+            let offsets = [4 * spec.range.start, 4 * spec.range.end];
+            let entry = json!({"dtype": "F32", "shape": spec.shape, "data_offsets": offsets});
+            (spec.name.clone(), entry)
+        })
+        .collect();
+    let mut text = serde_json::Value::Object(entries).to_string().into_bytes();
+    // Padding with blanks aligns the data, as the format asks for.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut header = (text.len() as u64).to_le_bytes().to_vec();
+    header.extend(text);
+    header
+}
+
+/// Lower-case hexadecimal digits.
+pub(in crate::trainer) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

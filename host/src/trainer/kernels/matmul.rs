@@ -1,0 +1,151 @@
+//! Matrix products through the `gemm` crate.
+
+use gemm::Parallelism;
+
+/// A matrix seen in a slice.
+#[derive(Clone, Copy)]
+pub(in crate::trainer) struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+/// A matrix to be written, rows contiguous.
+pub(in crate::trainer) struct MatrixMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// `data` as `[rows, cols]`, row by row.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(
+            data.len(),
+            rows * cols,
+            "a {rows}x{cols} matrix needs its elements"
+        );
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride: cols,
+            col_stride: 1,
+        }
+    }
+
+    /// The transpose, without moving anything.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+impl<'a> MatrixMut<'a> {
+    /// `data` as `[rows, cols]`, row by row.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(
+            data.len(),
+            rows * cols,
+            "a {rows}x{cols} matrix needs its elements"
+        );
+        Self { data, rows, cols }
+    }
+}
+
+/// `out = factor · a b`, or `out += factor · a b` where `accumulate` is set.
+///
+/// Runs on all threads of the current rayon pool if `parallel`, else on the calling one.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(in crate::trainer) fn matmul(
+    out: MatrixMut<'_>,
+    accumulate: bool,
+    factor: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    parallel: bool,
+) {
+    assert_eq!(
+        (a.rows, a.cols, b.cols),
+        (out.rows, b.rows, out.cols),
+        "shapes of a matrix product"
+    );
+    let parallelism = if parallel {
+        Parallelism::Rayon(rayon::current_num_threads())
+    } else {
+        Parallelism::None
+    };
+    // SAFETY: `new` checked that each slice has rows × cols elements, and the strides of a matrix or
+    // of its transpose reach each of them exactly once; the shapes agree by the assertion above;
+    // `out` is a unique borrow and overlaps neither operand.
+    unsafe {
+        gemm::gemm(
+            out.rows,
+            out.cols,
+            a.cols,
+            out.data.as_mut_ptr(),
+            1,
+            out.cols as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            factor,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// The instruction set that products use on this machine: part of a run's numeric path.
+pub(in crate::trainer) fn instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            return "x86-64 avx512f";
+        }
+        if std::arch::is_x86_feature_detected!("fma") {
+            return "x86-64 fma";
+        }
+    }
+    std::env::consts::ARCH
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_and_transposes_are_right() {
+        let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let b = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0];
+        let mut out = [100.0; 4];
+        let (a, b) = (Matrix::new(&a, 2, 3), Matrix::new(&b, 3, 2));
+        matmul(MatrixMut::new(&mut out, 2, 2), false, 1.0, a, b, false);
+        assert_eq!(out, [4.0, 5.0, 10.0, 11.0]);
+        matmul(
+            MatrixMut::new(&mut out, 2, 2),
+            true,
+            0.5,
+            b.t(),
+            a.t(),
+            true,
+        );
+        assert_eq!(out, [6.0, 10.0, 12.5, 16.5]);
+    }
+}

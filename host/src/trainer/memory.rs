@@ -1,0 +1,53 @@
+//! How much memory this process may still take.
+
+use std::fs;
+
+/// Bytes that can be allocated before the machine swaps or the process is killed: the kernel's
+/// estimate, or what the control group still allows where that is less. Nothing where neither is known.
+pub fn available_bytes() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| machine_available(&text));
+    let group = fs::read_to_string("/proc/self/cgroup")
+        .ok()
+        .and_then(|text| {
+            let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+            let folder = format!("/sys/fs/cgroup{path}");
+            let limit = fs::read_to_string(format!("{folder}/memory.max")).ok()?;
+            let used = fs::read_to_string(format!("{folder}/memory.current")).ok()?;
+            group_available(&limit, &used)
+        });
+    match (machine, group) {
+        (Some(machine), Some(group)) => Some(machine.min(group)),
+        (known, None) | (None, known) => known,
+    }
+}
+
+fn machine_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(1024 * kibibytes)
+}
+
+/// Control group version 2; a limit of "max" is none.
+fn group_available(limit: &str, used: &str) -> Option<u64> {
+    let limit: u64 = limit.trim().parse().ok()?;
+    let used: u64 = used.trim().parse().ok()?;
+    Some(limit.saturating_sub(used))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_files_are_understood() {
+        let meminfo = "MemTotal:       16384 kB\nMemFree: 1 kB\nMemAvailable:    2048 kB\n";
+        assert_eq!(machine_available(meminfo), Some(2 << 20));
+        assert_eq!(machine_available("MemTotal: 1 kB"), None);
+        assert_eq!(group_available("8000\n", "3000\n"), Some(5000));
+        assert_eq!(group_available("max\n", "3000\n"), None);
+    }
+}

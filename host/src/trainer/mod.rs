@@ -1,0 +1,28 @@
+//! The trainer: full fine-tuning of a LLaMA-family model, with checkpoints and exact resume.
+//!
+//! It knows tokens, weights and folders, and nothing of plugins, models by role or ledgers.
+
+pub mod adamw;
+#[cfg(test)]
+mod autograd;
+pub mod batches;
+pub mod checkpoint;
+pub mod config;
+pub mod engine;
+mod kernels;
+pub mod memory;
+pub mod model;
+pub mod parameters;
+pub mod plan;
+pub mod progress;
+pub mod schedule;
+pub mod template;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod train;
+
+pub use config::TrainConfig;
+pub use plan::{Plan, PlanError, plan};
+pub use progress::{HeldOutLoss, StepRecord, TrainObserver};
+pub use template::Row;
+pub use train::{TrainError, TrainJob, TrainOutcome, train};

@@ -1,0 +1,329 @@
+//! What a training run will take, known from `config.json` and the settings alone.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::batches::{steps_per_epoch, total_steps};
+use super::checkpoint::checkpoint_bytes;
+use super::config::TrainConfig;
+use super::engine;
+use super::schedule::warmup_steps;
+use crate::llama::LlamaConfig;
+
+/// How long the examples are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum TokenLengths<'a> {
+    /// Tokens of every example, prompt and answer, before truncation.
+    Measured(&'a [usize]),
+    /// A guess before there are examples.
+    Estimated {
+        /// Examples to come.
+        examples: usize,
+        /// Mean tokens of an example; about 128 for Alpaca's under LLaMA's tokenizer.
+        mean_tokens: f64,
+    },
+}
+
+/// One line of the memory table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MemoryItem {
+    /// What it holds.
+    pub purpose: String,
+    /// How much that takes.
+    pub bytes: u64,
+}
+
+/// The plan of a training run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// Examples that are trained on.
+    pub examples: usize,
+    /// Trainable parameters.
+    pub parameters: u64,
+    /// Optimizer steps of one pass over the examples.
+    pub steps_per_epoch: u64,
+    /// Optimizer steps in all.
+    pub total_steps: u64,
+    /// Steps in which the learning rate rises.
+    pub warmup_steps: u64,
+    /// Examples in one step.
+    pub batch_size: usize,
+    /// Tokens trained on in all, prompts included, after truncation.
+    pub tokens: u64,
+    /// Whether `tokens` rests on a guess.
+    pub tokens_estimated: bool,
+    /// Examples longer than `max_seq_len`, where lengths are known.
+    pub truncated_examples: Option<usize>,
+    /// What lies in memory while a step runs.
+    pub memory: Vec<MemoryItem>,
+    /// Sum of `memory`.
+    pub memory_bytes: u64,
+    /// Disk space of the checkpoints at their most: those kept and the one being written.
+    pub checkpoint_bytes: u64,
+    /// Expected time of all steps, if a speed was given.
+    pub seconds: Option<f64>,
+}
+
+/// Why a plan cannot be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// More memory is needed than there is.
+    #[error(
+        "training this student needs {} of memory, {} are available; {} of that is weights, gradients and \
+         optimizer state of {parameters} parameters. Choose a smaller student, or a machine with more memory",
+        size(*.needed_bytes), size(*.available_bytes), size(*.state_bytes)
+    )]
+    DoesNotFit {
+        /// What is needed.
+        needed_bytes: u64,
+        /// What there is.
+        available_bytes: u64,
+        /// The part that no setting changes.
+        state_bytes: u64,
+        /// Trainable parameters.
+        parameters: u64,
+    },
+}
+
+/// Plans a run of `config` over `lengths` on the student `model`; no weights are needed.
+///
+/// `tokens_per_second` is a measured speed of this student on this machine, if there is one.
+pub fn plan(
+    model: &LlamaConfig,
+    config: &TrainConfig,
+    lengths: TokenLengths<'_>,
+    tokens_per_second: Option<f64>,
+) -> Plan {
+    let (examples, mean_tokens, truncated_examples) = match lengths {
+        TokenLengths::Measured(lengths) => {
+            let cut = |length: &usize| (*length).min(config.max_seq_len);
+            let sum: usize = lengths.iter().map(cut).sum();
+            let too_long = lengths.iter().filter(|l| **l > config.max_seq_len).count();
+            let mean = sum as f64 / lengths.len().max(1) as f64;
+            (lengths.len(), mean, Some(too_long))
+        }
+        TokenLengths::Estimated {
+            examples,
+            mean_tokens,
+        } => (examples, mean_tokens, None),
+    };
+    let per_epoch = steps_per_epoch(config.batch_size, examples);
+    let total = if examples == 0 {
+        0
+    } else {
+        total_steps(config, examples)
+    };
+    let whole_epochs = total.checked_div(per_epoch).unwrap_or(0);
+    let rest = (total - whole_epochs * per_epoch) * config.batch_size as u64;
+    let examples_seen = whole_epochs * examples as u64 + rest.min(examples as u64);
+    let tokens = (examples_seen as f64 * mean_tokens).round() as u64;
+
+    let parameters = model.parameter_count();
+    let item = |purpose: &str, numbers: usize| MemoryItem {
+        purpose: purpose.to_owned(),
+        bytes: 4 * numbers as u64,
+    };
+    let mut memory = vec![
+        item("weights", parameters),
+        item("gradients", parameters),
+        item("AdamW first moment", parameters),
+        item("AdamW second moment", parameters),
+    ];
+    memory.extend(
+        engine::buffers(model, config.micro_batch_tokens)
+            .into_iter()
+            .map(|(purpose, numbers)| item(purpose, numbers)),
+    );
+    Plan {
+        examples,
+        parameters: parameters as u64,
+        steps_per_epoch: per_epoch,
+        total_steps: total,
+        warmup_steps: warmup_steps(config.warmup_ratio, total),
+        batch_size: config.batch_size,
+        tokens,
+        tokens_estimated: truncated_examples.is_none(),
+        truncated_examples,
+        memory_bytes: memory.iter().map(|item| item.bytes).sum(),
+        memory,
+        checkpoint_bytes: checkpoint_bytes(parameters) * (config.keep_checkpoints as u64 + 1),
+        seconds: tokens_per_second
+            .filter(|speed| *speed > 0.0)
+            .map(|speed| tokens as f64 / speed),
+    }
+}
+
+impl Plan {
+    /// Whether the run fits into `available_bytes` of memory.
+    pub fn fits(&self, available_bytes: u64) -> Result<(), PlanError> {
+        if self.memory_bytes <= available_bytes {
+            return Ok(());
+        }
+        Err(PlanError::DoesNotFit {
+            needed_bytes: self.memory_bytes,
+            available_bytes,
+            state_bytes: 16 * self.parameters,
+            parameters: self.parameters,
+        })
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let about = if self.tokens_estimated { "about " } else { "" };
+        writeln!(f, "training")?;
+        let mut line = |name: &str, value: String| writeln!(f, "  {name:<32} {value:>14}");
+        line("examples", grouped(self.examples as u64))?;
+        line("examples in a step", grouped(self.batch_size as u64))?;
+        line("steps in an epoch", grouped(self.steps_per_epoch))?;
+        line("steps", grouped(self.total_steps))?;
+        line("steps of warm-up", grouped(self.warmup_steps))?;
+        line("tokens", format!("{about}{}", grouped(self.tokens)))?;
+        if let Some(truncated) = self.truncated_examples.filter(|n| *n > 0) {
+            line("examples cut at max_seq_len", grouped(truncated as u64))?;
+        }
+        line("parameters", grouped(self.parameters))?;
+        if let Some(seconds) = self.seconds {
+            line("time, about", duration(seconds))?;
+        }
+        line("disk for checkpoints", size(self.checkpoint_bytes))?;
+        writeln!(f, "memory")?;
+        for item in &self.memory {
+            writeln!(f, "  {:<32} {:>14}", item.purpose, size(item.bytes))?;
+        }
+        write!(f, "  {:<32} {:>14}", "in all", size(self.memory_bytes))
+    }
+}
+
+/// Bytes in decimal units, as disks and cards are sold.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// A number with commas between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn duration(seconds: f64) -> String {
+    let total = seconds.round() as u64;
+    match (total / 3600, total / 60 % 60, total % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llama::RopeScaling;
+
+    fn llama_7b() -> LlamaConfig {
+        LlamaConfig {
+            vocab_size: 32_000,
+            hidden_size: 4096,
+            intermediate_size: 11_008,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: 32,
+            head_dim: 128,
+            max_position_embeddings: 2048,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
+            tie_word_embeddings: false,
+            bos_token_id: Some(1),
+            eos_token_ids: vec![2],
+            pad_token_id: None,
+        }
+    }
+
+    #[test]
+    fn the_published_recipe_needs_more_than_a_hundred_gigabytes() {
+        let lengths = TokenLengths::Estimated {
+            examples: 52_002,
+            mean_tokens: 128.0,
+        };
+        let plan = plan(&llama_7b(), &TrainConfig::default(), lengths, Some(1000.0));
+        assert_eq!(plan.parameters, 6_738_415_616);
+        assert_eq!((plan.total_steps, plan.warmup_steps), (1221, 37));
+        assert_eq!(plan.tokens, 3 * 52_002 * 128);
+        // The four buffers of 4 bytes a parameter: Stanford's README counts 112 GB for 7 billion.
+        let state: u64 = plan.memory[..4].iter().map(|item| item.bytes).sum();
+        assert_eq!(state, 16 * plan.parameters);
+        let error = plan.fits(24_000_000_000).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "training this student needs 112.4 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
+             gradients and optimizer state of 6738415616 parameters. Choose a smaller student, or a machine with more memory"
+        );
+        plan.fits(128_000_000_000).unwrap();
+    }
+
+    #[test]
+    fn lengths_are_cut_and_partial_epochs_counted() {
+        let config = TrainConfig {
+            batch_size: 4,
+            max_steps: Some(5),
+            ..TrainConfig::default()
+        };
+        let lengths = [100, 600, 100, 100, 100, 100, 100, 100, 100, 100];
+        let plan = plan(&llama_7b(), &config, TokenLengths::Measured(&lengths), None);
+        assert_eq!((plan.steps_per_epoch, plan.total_steps), (3, 5));
+        assert_eq!(plan.truncated_examples, Some(1));
+        // One epoch of 10 examples and two steps of 4, at a mean of 141.2 tokens.
+        assert_eq!(plan.tokens, (18.0f64 * 141.2).round() as u64);
+    }
+
+    #[test]
+    fn the_table_is_for_a_person() {
+        let mut model = llama_7b();
+        model.num_hidden_layers = 1;
+        let lengths = TokenLengths::Estimated {
+            examples: 1000,
+            mean_tokens: 130.0,
+        };
+        let config = TrainConfig {
+            batch_size: 8,
+            ..TrainConfig::default()
+        };
+        let text = plan(&model, &config, lengths, Some(100.0)).to_string();
+        assert_eq!(text, TABLE.trim_matches('\n'));
+    }
+
+    const TABLE: &str = "
+training
+  examples                                  1,000
+  examples in a step                            8
+  steps in an epoch                           125
+  steps                                       375
+  steps of warm-up                             12
+  tokens                            about 390,000
+  parameters                          464,531,456
+  time, about                           1 h 5 min
+  disk for checkpoints                    11.1 GB
+memory
+  weights                                  1.9 GB
+  gradients                                1.9 GB
+  AdamW first moment                       1.9 GB
+  AdamW second moment                      1.9 GB
+  activations kept for backward          143.2 MB
+  buffers shared by the layers           151.6 MB
+  logits and label rows                   66.3 MB
+  in all                                   7.8 GB
+";
+}

@@ -1,0 +1,411 @@
+//! The training loop: steps, measurements, checkpoints, resume.
+
+mod admission;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::adamw::{AdamW, AdamWConstants, clip_factor, global_norm};
+use super::batches::{Batches, pack};
+use super::checkpoint::{
+    Checkpoint, CheckpointError, CheckpointFolder, CheckpointState, NumericPath,
+};
+use super::config::{ConfigProblem, TrainConfig};
+use super::engine::CpuEngine;
+use super::model::Engine;
+use super::parameters::ParameterSet;
+use super::progress::{HeldOutLoss, StepRecord, TrainObserver};
+use super::schedule::Schedule;
+use super::template::Row;
+use crate::llama::{LlamaConfig, Weights};
+use admission::{check, compare, identity, numeric_path};
+
+/// Everything that a training run is given, but for the weights.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainJob<'a> {
+    /// Shape of the student.
+    pub model: &'a LlamaConfig,
+    /// Settings.
+    pub config: &'a TrainConfig,
+    /// Rows to learn.
+    pub rows: &'a [Row],
+    /// Rows to measure on; may be empty.
+    pub held_out: &'a [Row],
+    /// The run's folder; checkpoints go to `checkpoints` in it, and are looked for there.
+    pub dir: &'a Path,
+    /// Looked at between micro-batches: when it is set, the run saves a checkpoint and stops.
+    pub cancel: &'a AtomicBool,
+    /// Threads of a fresh run; 0 takes all cores. A resumed run keeps those that it began with.
+    pub threads: usize,
+}
+
+/// A finished run.
+#[derive(Debug)]
+pub struct TrainOutcome {
+    /// The trained weights, f32.
+    pub weights: Weights,
+    /// Every step.
+    pub history: Vec<StepRecord>,
+    /// Every measurement on the held-out rows.
+    pub held_out: Vec<HeldOutLoss>,
+    /// Steps that had been made before this sitting.
+    pub resumed_from: u64,
+    /// How the arithmetic was done.
+    pub numeric_path: NumericPath,
+    /// The checkpoint of the last step.
+    pub checkpoint: PathBuf,
+}
+
+/// Why training stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// Settings that cannot be used.
+    #[error("the [trainer] settings cannot be used:{}", list(.0))]
+    Config(Vec<ConfigProblem>),
+    /// Nothing to learn.
+    #[error("there is no example to train on: the filters kept none, or all were held out")]
+    NoRows,
+    /// A row that the model cannot be trained on.
+    #[error("example {example} cannot be trained on: {reason}")]
+    Row {
+        /// Index of the example.
+        example: usize,
+        /// What is wrong with its row.
+        reason: String,
+    },
+    /// The weights are not those of the configuration.
+    #[error("the student's weights cannot be used: {0}")]
+    Weights(#[from] candle_core::Error),
+    /// The folder holds a checkpoint of another run.
+    #[error(
+        "{} holds checkpoints of another run:{}\nName another run directory, or undo the change",
+        dir.display(), list(differences)
+    )]
+    OtherRun {
+        /// The run's folder.
+        dir: PathBuf,
+        /// What differs: name, value in the checkpoint, value now.
+        differences: Vec<String>,
+    },
+    /// The loss or the gradient is not a finite number.
+    #[error(
+        "step {step}: the {what} is {value} (examples {}); {}. A lower learning_rate or another dtype of the student may help",
+        shown(examples),
+        match checkpoint { Some(step) => format!("the checkpoint of step {step} is whole"), None => "no checkpoint was made yet".to_owned() }
+    )]
+    NotFinite {
+        /// The step, counted from 1; 0 is before the first.
+        step: u64,
+        /// "loss", "held-out loss" or "norm of the gradient".
+        what: &'static str,
+        /// What it is.
+        value: f64,
+        /// Examples of the micro-batch (loss) or of the step (gradient).
+        examples: Vec<usize>,
+        /// The newest checkpoint.
+        checkpoint: Option<u64>,
+    },
+    /// The cancel flag was set.
+    #[error(
+        "training was stopped after step {step} of {total_steps}; run again to go on from there"
+    )]
+    Cancelled {
+        /// Steps made, all of them in a checkpoint.
+        step: u64,
+        /// Steps of the whole run.
+        total_steps: u64,
+    },
+    /// A checkpoint could not be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The operating system gave no threads.
+    #[error("cannot start the trainer's threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+/// Trains the student, or goes on from the newest whole checkpoint in `job.dir`.
+///
+/// `weights` are those that the run begins with. A resumed run takes its weights from the checkpoint
+/// and does not look at them: that they are the same is the caller's promise.
+///
+/// A finished run returns its result again without training.
+pub fn train(
+    job: &TrainJob<'_>,
+    weights: Weights,
+    observer: &mut dyn TrainObserver,
+) -> Result<TrainOutcome, TrainError> {
+    check(job)?;
+    let folder = CheckpointFolder::open(job.dir)?;
+    let identity = identity(job);
+    let constants = AdamWConstants::from(job.config);
+    let mut batches = Batches::new(job.config, job.rows.len());
+    let total_steps = batches.total_steps();
+
+    let (checkpoint, notices) = folder.load_newest(&ParameterSet::zeros(job.model), constants)?;
+    for notice in &notices {
+        observer.on_notice(notice);
+    }
+    let fresh = checkpoint.is_none();
+    let Checkpoint {
+        mut state,
+        mut parameters,
+        mut adamw,
+    } = match checkpoint {
+        Some(checkpoint) => {
+            drop(weights);
+            compare(job, &checkpoint.state, &identity)?;
+            checkpoint
+        }
+        None => {
+            let parameters = ParameterSet::from_weights(job.model, weights)?;
+            Checkpoint {
+                state: CheckpointState {
+                    format: CheckpointState::FORMAT,
+                    step: 0,
+                    total_steps,
+                    epoch: 0,
+                    rows_used: 0,
+                    identity,
+                    numeric_path: numeric_path(job),
+                    history: Vec::new(),
+                    held_out: Vec::new(),
+                },
+                adamw: AdamW::new(constants, &parameters),
+                parameters,
+            }
+        }
+    };
+    if !fresh {
+        let now = NumericPath {
+            threads: state.numeric_path.threads,
+            ..numeric_path(job)
+        };
+        if now != state.numeric_path {
+            observer.on_notice(&format!(
+                "the checkpoint was computed as {:?}, this machine goes on as {now:?}: \
+                 the last digits will not be those of an uninterrupted run",
+                state.numeric_path
+            ));
+            state.numeric_path = now;
+        }
+    }
+    let resumed_from = state.step;
+    observer.on_start(resumed_from, total_steps);
+
+    let mut sitting = Sitting {
+        job,
+        pool: rayon::ThreadPoolBuilder::new()
+            .num_threads(state.numeric_path.threads)
+            .build()?,
+        engine: CpuEngine::new(job.model, &parameters, job.config.micro_batch_tokens),
+        saved: (!fresh).then_some(state.step),
+        folder,
+    };
+    let schedule = Schedule::new(job.config, total_steps);
+    let mut gradients = parameters.zeros_like();
+    sitting.measure_if_due(&mut state, &parameters, observer)?;
+    while state.step < total_steps {
+        let members = batches.step(state.step);
+        let record = match sitting.step(&state, &members, &parameters, &mut gradients, observer) {
+            Ok(record) => record,
+            Err(stop) => {
+                if matches!(stop, TrainError::Cancelled { .. }) {
+                    sitting.save(&state, &parameters, &adamw, observer)?;
+                }
+                return Err(stop);
+            }
+        };
+        let started = Instant::now();
+        let learning_rate = schedule.learning_rate(state.step);
+        let factor = clip_factor(record.grad_norm, job.config.max_grad_norm);
+        sitting
+            .pool
+            .install(|| adamw.update(&mut parameters, &gradients, learning_rate, factor));
+        state.step += 1;
+        state.epoch = state.step / batches.steps_per_epoch();
+        state.rows_used = (state.step % batches.steps_per_epoch()) * job.config.batch_size as u64;
+        let record = StepRecord {
+            learning_rate,
+            seconds: record.seconds + started.elapsed().as_secs_f64(),
+            epoch: state.step as f64 / batches.steps_per_epoch() as f64,
+            ..record
+        };
+        observer.on_step(&record);
+        state.history.push(record);
+        observer.on_point("step:after");
+        sitting.measure_if_due(&mut state, &parameters, observer)?;
+        if state.step.is_multiple_of(job.config.checkpoint_every) || state.step == total_steps {
+            sitting.save(&state, &parameters, &adamw, observer)?;
+        }
+    }
+    let checkpoint = sitting.folder.step_path(state.step);
+    // The largest buffers go before the weights are copied out.
+    drop((sitting, adamw, gradients));
+    Ok(TrainOutcome {
+        weights: parameters.into_weights(),
+        history: state.history,
+        held_out: state.held_out,
+        resumed_from,
+        numeric_path: state.numeric_path,
+        checkpoint,
+    })
+}
+
+/// What lives as long as one call of [`train`].
+struct Sitting<'a> {
+    job: &'a TrainJob<'a>,
+    pool: rayon::ThreadPool,
+    engine: CpuEngine,
+    folder: CheckpointFolder,
+    /// Step of the newest whole checkpoint.
+    saved: Option<u64>,
+}
+
+impl Sitting<'_> {
+    /// Loss and gradients of one optimizer step; the parameters stay as they are.
+    fn step(
+        &mut self,
+        state: &CheckpointState,
+        members: &[usize],
+        parameters: &ParameterSet,
+        gradients: &mut ParameterSet,
+        observer: &mut dyn TrainObserver,
+    ) -> Result<StepRecord, TrainError> {
+        let started = Instant::now();
+        let number = state.step + 1;
+        let rows = self.job.rows;
+        let micro_batches = pack(rows, members, self.job.config.micro_batch_tokens);
+        let label_tokens: usize = members.iter().map(|&row| rows[row].label_tokens()).sum();
+        let scale = 1.0 / label_tokens as f32;
+        let not_finite = |what, value, members: &[usize]| TrainError::NotFinite {
+            step: number,
+            what,
+            value,
+            examples: members.iter().map(|&row| rows[row].example).collect(),
+            checkpoint: self.saved,
+        };
+        gradients.data_mut().fill(0.0);
+        let mut loss = 0.0;
+        for (done, batch) in micro_batches.iter().enumerate() {
+            if self.job.cancel.load(Ordering::Relaxed) {
+                return Err(TrainError::Cancelled {
+                    step: state.step,
+                    total_steps: state.total_steps,
+                });
+            }
+            let engine = &mut self.engine;
+            let summed = self
+                .pool
+                .install(|| engine.accumulate_gradients(parameters, batch, scale, gradients));
+            if !summed.is_finite() {
+                return Err(not_finite("loss", summed, &batch.rows));
+            }
+            loss += summed;
+            observer.on_micro_batch(number, done + 1, micro_batches.len());
+        }
+        let grad_norm = self.pool.install(|| global_norm(gradients));
+        if !grad_norm.is_finite() {
+            return Err(not_finite("norm of the gradient", grad_norm, members));
+        }
+        Ok(StepRecord {
+            step: number,
+            epoch: 0.0,
+            loss: loss / label_tokens as f64,
+            learning_rate: 0.0,
+            grad_norm,
+            tokens: members
+                .iter()
+                .map(|&row| rows[row].input_ids.len() as u64)
+                .sum(),
+            label_tokens: label_tokens as u64,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Measures the held-out rows at the start, every `eval_every` steps and at the end, once each.
+    fn measure_if_due(
+        &mut self,
+        state: &mut CheckpointState,
+        parameters: &ParameterSet,
+        observer: &mut dyn TrainObserver,
+    ) -> Result<(), TrainError> {
+        let every = self.job.config.eval_every;
+        let due = state.step == 0
+            || state.step == state.total_steps
+            || (every > 0 && state.step.is_multiple_of(every));
+        let measured = state.held_out.last().is_some_and(|m| m.step == state.step);
+        let rows = self.job.held_out;
+        if !due || measured || rows.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let members: Vec<usize> = (0..rows.len()).collect();
+        let mut loss = 0.0;
+        for batch in pack(rows, &members, self.job.config.micro_batch_tokens) {
+            let engine = &mut self.engine;
+            let summed = self.pool.install(|| engine.loss(parameters, &batch));
+            if !summed.is_finite() {
+                return Err(TrainError::NotFinite {
+                    step: state.step,
+                    what: "held-out loss",
+                    value: summed,
+                    examples: batch.rows.iter().map(|&row| rows[row].example).collect(),
+                    checkpoint: self.saved,
+                });
+            }
+            loss += summed;
+        }
+        let label_tokens: usize = rows.iter().map(Row::label_tokens).sum();
+        let record = HeldOutLoss {
+            step: state.step,
+            loss: loss / label_tokens as f64,
+            label_tokens: label_tokens as u64,
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        observer.on_held_out(&record);
+        state.held_out.push(record);
+        Ok(())
+    }
+
+    fn save(
+        &mut self,
+        state: &CheckpointState,
+        parameters: &ParameterSet,
+        adamw: &AdamW,
+        observer: &mut dyn TrainObserver,
+    ) -> Result<(), TrainError> {
+        if self.saved == Some(state.step) {
+            return Ok(());
+        }
+        let keep = self.job.config.keep_checkpoints;
+        let path = self
+            .folder
+            .save(state, parameters, adamw, keep, &mut |point| {
+                observer.on_point(point);
+            })?;
+        self.saved = Some(state.step);
+        observer.on_checkpoint(state.step, &path);
+        Ok(())
+    }
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items
+        .iter()
+        .map(|item| format!("\n  - {}", item.to_string()))
+        .collect()
+}
+
+fn shown(examples: &[usize]) -> String {
+    const SHOWN: usize = 16;
+    let first: Vec<String> = examples.iter().take(SHOWN).map(usize::to_string).collect();
+    let more = match examples.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    format!("{}{more}", first.join(", "))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! Whether a job can be done, and whether a checkpoint belongs to it.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{TrainError, TrainJob};
+use crate::trainer::checkpoint::{CheckpointState, NumericPath, RunIdentity, hex};
+use crate::trainer::config::TrainDtype;
+use crate::trainer::engine::ENGINE_NAME;
+use crate::trainer::kernels::instructions;
+
+/// Refuses what cannot be trained before anything is written.
+pub(super) fn check(job: &TrainJob<'_>) -> Result<(), TrainError> {
+    job.config.validate().map_err(TrainError::Config)?;
+    if job.rows.is_empty() {
+        return Err(TrainError::NoRows);
+    }
+    for row in job.rows.iter().chain(job.held_out) {
+        let length = row.input_ids.len();
+        let limit = job
+            .config
+            .max_seq_len
+            .min(job.model.max_position_embeddings);
+        let reason = if row.label_mask.len() != length {
+            format!("{length} tokens have {} labels", row.label_mask.len())
+        } else if length > limit {
+            format!(
+                "it has {length} tokens, more than the {limit} of max_seq_len and the student's context"
+            )
+        } else if row.label_tokens() == 0 {
+            "no token of it is a label, so there is nothing to learn".to_owned()
+        } else if let Some(id) = row
+            .input_ids
+            .iter()
+            .find(|id| **id as usize >= job.model.vocab_size)
+        {
+            format!(
+                "token {id} is outside the student's vocabulary of {}; it was made with another tokenizer",
+                job.model.vocab_size
+            )
+        } else {
+            continue;
+        };
+        return Err(TrainError::Row {
+            example: row.example,
+            reason,
+        });
+    }
+    Ok(())
+}
+
+/// What the weights of this run depend on.
+pub(super) fn identity(job: &TrainJob<'_>) -> RunIdentity {
+    let mut digest = Sha256::new();
+    for row in job.rows {
+        digest.update((row.input_ids.len() as u64).to_le_bytes());
+        for (id, label) in row.input_ids.iter().zip(&row.label_mask) {
+            digest.update(id.to_le_bytes());
+            digest.update([u8::from(*label)]);
+        }
+    }
+    RunIdentity {
+        config: job.config.trajectory(),
+        model: job.model.to_json("float32"),
+        rows_sha256: hex(&digest.finalize()),
+    }
+}
+
+/// How a fresh run computes on this machine.
+pub(super) fn numeric_path(job: &TrainJob<'_>) -> NumericPath {
+    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+    NumericPath {
+        engine: ENGINE_NAME.to_owned(),
+        dtype: match job.config.dtype {
+            TrainDtype::F32 => "f32".to_owned(),
+        },
+        threads: if job.threads == 0 { all() } else { job.threads },
+        instructions: instructions().to_owned(),
+        micro_batch_tokens: job.config.micro_batch_tokens,
+    }
+}
+
+/// Refuses a checkpoint of other settings, another student or other rows.
+pub(super) fn compare(
+    job: &TrainJob<'_>,
+    state: &CheckpointState,
+    identity: &RunIdentity,
+) -> Result<(), TrainError> {
+    let mut differences = Vec::new();
+    let parts = [
+        ("trainer", &state.identity.config, &identity.config),
+        ("student", &state.identity.model, &identity.model),
+    ];
+    for (part, then, now) in parts {
+        let keys = |value: &Value| -> Vec<String> {
+            value
+                .as_object()
+                .into_iter()
+                .flat_map(|o| o.keys().cloned())
+                .collect()
+        };
+        let mut names = keys(then);
+        names.extend(keys(now).into_iter().filter(|key| then.get(key).is_none()));
+        for name in names {
+            if then.get(&name) != now.get(&name) {
+                let text = |v: Option<&Value>| v.map_or("unset".to_owned(), Value::to_string);
+                differences.push(format!(
+                    "{part}.{name} was {} and is now {}",
+                    text(then.get(&name)),
+                    text(now.get(&name))
+                ));
+            }
+        }
+    }
+    if state.identity.rows_sha256 != identity.rows_sha256 {
+        differences.push("the examples or their tokens are not the same".to_owned());
+    }
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(TrainError::OtherRun {
+            dir: job.dir.to_owned(),
+            differences,
+        })
+    }
+}

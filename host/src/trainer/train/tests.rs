@@ -1,0 +1,393 @@
+use std::fs;
+
+use super::*;
+use crate::trainer::config::LrScheduler;
+use crate::trainer::testing::{tiny_config, tiny_parameters, tiny_rows};
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        batch_size: 4,
+        max_steps: Some(6),
+        micro_batch_tokens: 32,
+        max_seq_len: 32,
+        learning_rate: 1e-2,
+        warmup_ratio: 0.2,
+        checkpoint_every: 2,
+        eval_every: 3,
+        ..TrainConfig::default()
+    }
+}
+
+struct Run {
+    dir: tempfile::TempDir,
+    model: LlamaConfig,
+    config: TrainConfig,
+    rows: Vec<Row>,
+    held_out: Vec<Row>,
+    threads: usize,
+}
+
+impl Run {
+    fn new(config: TrainConfig) -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            model: tiny_config(true),
+            config,
+            rows: tiny_rows(10, 7),
+            held_out: tiny_rows(3, 8),
+            threads: 2,
+        }
+    }
+
+    fn go(
+        &self,
+        observer: &mut dyn TrainObserver,
+        cancel: &AtomicBool,
+    ) -> Result<TrainOutcome, TrainError> {
+        let weights = tiny_parameters(&self.model, 1).into_weights();
+        self.go_from(weights, observer, cancel)
+    }
+
+    fn go_from(
+        &self,
+        weights: Weights,
+        observer: &mut dyn TrainObserver,
+        cancel: &AtomicBool,
+    ) -> Result<TrainOutcome, TrainError> {
+        let job = TrainJob {
+            model: &self.model,
+            config: &self.config,
+            rows: &self.rows,
+            held_out: &self.held_out,
+            dir: self.dir.path(),
+            cancel,
+            threads: self.threads,
+        };
+        train(&job, weights, observer)
+    }
+}
+
+/// Keeps what was reported, and can stop or crash the run.
+#[derive(Default)]
+struct Recorder {
+    started: Vec<(u64, u64)>,
+    steps: Vec<StepRecord>,
+    held_out: Vec<HeldOutLoss>,
+    checkpoints: Vec<u64>,
+    notices: Vec<String>,
+    points: Vec<String>,
+    cancel_after: Option<(u64, &'static AtomicBool)>,
+    crash_at: Option<(&'static str, usize)>,
+}
+
+impl TrainObserver for Recorder {
+    fn on_start(&mut self, steps_done: u64, total_steps: u64) {
+        self.started.push((steps_done, total_steps));
+    }
+
+    fn on_step(&mut self, record: &StepRecord) {
+        self.steps.push(record.clone());
+        if let Some((step, flag)) = self.cancel_after
+            && record.step == step
+        {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn on_held_out(&mut self, record: &HeldOutLoss) {
+        self.held_out.push(record.clone());
+    }
+
+    fn on_checkpoint(&mut self, step: u64, _: &Path) {
+        self.checkpoints.push(step);
+    }
+
+    fn on_notice(&mut self, sentence: &str) {
+        self.notices.push(sentence.to_owned());
+    }
+
+    fn on_point(&mut self, name: &str) {
+        self.points.push(name.to_owned());
+        if let Some((point, count)) = self.crash_at
+            && name == point
+            && self.points.iter().filter(|p| *p == point).count() == count
+        {
+            panic!("killed at {name}");
+        }
+    }
+}
+
+fn bits(outcome: &TrainOutcome) -> Vec<u32> {
+    let all = outcome.weights.tensors.values();
+    all.flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        .map(f32::to_bits)
+        .collect()
+}
+
+fn numbers(records: &[StepRecord]) -> Vec<StepRecord> {
+    let timeless = |r: &StepRecord| StepRecord {
+        seconds: 0.0,
+        ..r.clone()
+    };
+    records.iter().map(timeless).collect()
+}
+
+#[test]
+fn a_stopped_run_goes_on_to_the_bit() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let whole = Run::new(config());
+    let mut recorder = Recorder::default();
+    let want = whole.go(&mut recorder, &NEVER).unwrap();
+    assert_eq!(recorder.started, [(0, 6)]);
+    assert_eq!(recorder.checkpoints, [2, 4, 6]);
+    assert_eq!(numbers(&recorder.steps), numbers(&want.history));
+    assert!(want.history[5].loss < want.history[0].loss);
+
+    let parts = Run::new(config());
+    let mut first = Recorder {
+        cancel_after: Some((3, &STOP)),
+        ..Recorder::default()
+    };
+    let error = parts.go(&mut first, &STOP).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "training was stopped after step 3 of 6; run again to go on from there"
+    );
+    assert_eq!(first.checkpoints, [2, 3]);
+    let mut second = Recorder::default();
+    // Other weights: a resumed run takes them from its checkpoint.
+    let others = tiny_parameters(&parts.model, 99).into_weights();
+    let got = parts.go_from(others, &mut second, &NEVER).unwrap();
+    assert_eq!((got.resumed_from, second.started), (3, vec![(3, 6)]));
+    assert_eq!(bits(&got), bits(&want));
+    assert_eq!(numbers(&got.history), numbers(&want.history));
+    assert_eq!(second.steps[0].step, 4);
+    let measured = |outcome: &TrainOutcome| -> Vec<(u64, f64)> {
+        outcome.held_out.iter().map(|m| (m.step, m.loss)).collect()
+    };
+    assert_eq!(measured(&got), measured(&want));
+    assert_eq!(
+        measured(&got).iter().map(|m| m.0).collect::<Vec<_>>(),
+        [0, 3, 6]
+    );
+}
+
+#[test]
+fn a_run_killed_at_any_named_instant_ends_the_same() {
+    let want = Run::new(config())
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap();
+    for point in [
+        "step:after",
+        "checkpoint:mid-write",
+        "checkpoint:before-rename",
+        "checkpoint:after-rename",
+    ] {
+        for count in [1, 2, 3] {
+            let run = Run::new(config());
+            let crash = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let mut observer = Recorder {
+                    crash_at: Some((point, count)),
+                    ..Recorder::default()
+                };
+                run.go(&mut observer, &NEVER)
+            }));
+            assert!(crash.is_err(), "{point} came {count} times");
+            let got = run.go(&mut Recorder::default(), &NEVER).unwrap();
+            assert_eq!(bits(&got), bits(&want), "{point} {count}");
+            assert_eq!(numbers(&got.history), numbers(&want.history));
+        }
+    }
+}
+
+#[test]
+fn a_finished_run_gives_its_result_again() {
+    let run = Run::new(config());
+    let want = run.go(&mut Recorder::default(), &NEVER).unwrap();
+    let mut recorder = Recorder::default();
+    let got = run.go(&mut recorder, &NEVER).unwrap();
+    assert_eq!(bits(&got), bits(&want));
+    assert_eq!(got.resumed_from, 6);
+    assert!(recorder.steps.is_empty() && recorder.held_out.is_empty());
+    assert_eq!(got.held_out.len(), 3);
+}
+
+#[test]
+fn a_damaged_checkpoint_costs_steps_and_nothing_else() {
+    let keep_two = TrainConfig {
+        keep_checkpoints: 2,
+        ..config()
+    };
+    let run = Run::new(keep_two);
+    let want = run.go(&mut Recorder::default(), &NEVER).unwrap();
+    fs::write(want.checkpoint.join("adam_m.safetensors"), "gone").unwrap();
+    let mut recorder = Recorder::default();
+    let got = run.go(&mut recorder, &NEVER).unwrap();
+    assert_eq!(got.resumed_from, 4);
+    assert!(recorder.notices[0].contains("step-000006 is damaged"));
+    assert_eq!(bits(&got), bits(&want));
+}
+
+#[test]
+fn checkpoints_of_another_run_are_refused_with_the_difference() {
+    let mut run = Run::new(config());
+    run.go(&mut Recorder::default(), &NEVER).unwrap();
+    run.config.learning_rate = 2e-2;
+    run.rows.swap(0, 1);
+    let error = run.go(&mut Recorder::default(), &NEVER).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("holds checkpoints of another run"), "{text}");
+    assert!(
+        text.contains("trainer.learning_rate was 0.01 and is now 0.02"),
+        "{text}"
+    );
+    assert!(
+        text.contains("the examples or their tokens are not the same"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let mut run = Run::new(config());
+    run.threads = 1;
+    let one = run.go(&mut Recorder::default(), &NEVER).unwrap();
+    let mut run = Run::new(config());
+    run.threads = 3;
+    let three = run.go(&mut Recorder::default(), &NEVER).unwrap();
+    assert_eq!(bits(&one), bits(&three));
+}
+
+#[test]
+fn the_split_into_micro_batches_changes_rounding_only() {
+    let narrow = Run::new(config())
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap();
+    let wide = Run::new(TrainConfig {
+        micro_batch_tokens: 512,
+        ..config()
+    });
+    let wide = wide.go(&mut Recorder::default(), &NEVER).unwrap();
+    for (a, b) in narrow.history.iter().zip(&wide.history) {
+        assert!((a.loss - b.loss).abs() < 1e-5, "{} {}", a.loss, b.loss);
+        assert!((a.grad_norm - b.grad_norm).abs() < 1e-4 * b.grad_norm);
+    }
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_and_names_the_examples() {
+    let mut run = Run::new(config());
+    run.held_out.clear();
+    let mut parameters = tiny_parameters(&run.model, 1);
+    let embedding = parameters.range("model.embed_tokens.weight").unwrap();
+    parameters.data_mut()[embedding].fill(f32::NAN);
+    let error = run
+        .go_from(parameters.into_weights(), &mut Recorder::default(), &NEVER)
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("step 1: the loss is NaN (examples "),
+        "{text}"
+    );
+    assert!(text.contains("no checkpoint was made yet"), "{text}");
+}
+
+#[test]
+fn impossible_jobs_are_refused_before_anything_is_done() {
+    let mut run = Run::new(config());
+    run.rows[4].input_ids[0] = 61;
+    let text = run
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        text,
+        "example 4 cannot be trained on: token 61 is outside the student's vocabulary of 61; it was made with another tokenizer"
+    );
+    run.rows[4].input_ids[0] = 1;
+    run.rows[2].label_mask.fill(false);
+    let text = run
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("example 2 cannot be trained on: no token of it is a label"));
+    run.rows.clear();
+    let error = run.go(&mut Recorder::default(), &NEVER).unwrap_err();
+    assert!(matches!(error, TrainError::NoRows));
+    run.config.batch_size = 0;
+    run.config.max_seq_len = 0;
+    let text = run
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("\n  - batch_size is 0;") && text.contains("\n  - max_seq_len is 0;"),
+        "{text}"
+    );
+    assert!(!run.dir.path().join("checkpoints").exists());
+}
+
+/// The whole trainer against PyTorch 2.15 and transformers 5.23: step, loss, norm of the gradient,
+/// printed by `tests/peers/train_reference.py`.
+#[test]
+fn losses_equal_those_of_pytorch_over_fifty_steps() {
+    for (tied, expected) in [(true, PYTORCH_TIED), (false, PYTORCH_UNTIED)] {
+        let mut run = Run::new(TrainConfig {
+            batch_size: 12,
+            epochs: 50,
+            max_steps: None,
+            micro_batch_tokens: 48,
+            learning_rate: 3e-3,
+            lr_scheduler: LrScheduler::Cosine,
+            warmup_ratio: 0.1,
+            weight_decay: 0.01,
+            checkpoint_every: 100,
+            ..config()
+        });
+        run.model = tiny_config(tied);
+        run.rows = tiny_rows(12, 12);
+        let weights = tiny_parameters(&run.model, 11).into_weights();
+        let outcome = run
+            .go_from(weights, &mut Recorder::default(), &NEVER)
+            .unwrap();
+        for (step, loss, grad_norm) in expected {
+            let record = &outcome.history[step - 1];
+            let difference = (record.loss - loss).abs();
+            assert!(difference < 1e-5, "step {step}: {} {loss}", record.loss);
+            let difference = (record.grad_norm - grad_norm).abs();
+            assert!(
+                difference < 1e-4,
+                "step {step}: {} {grad_norm}",
+                record.grad_norm
+            );
+        }
+    }
+}
+
+const PYTORCH_TIED: [(usize, f64, f64); 10] = [
+    (1, 4.300839, 1.691437),
+    (2, 4.300839, 1.691437),
+    (3, 4.234206, 1.577752),
+    (5, 3.957293, 1.295721),
+    (10, 3.166507, 1.054707),
+    (15, 2.609122, 0.9291621),
+    (20, 2.163383, 0.8703144),
+    (30, 1.554246, 0.7694361),
+    (40, 1.286066, 0.6978456),
+    (50, 1.233242, 0.6734291),
+];
+
+const PYTORCH_UNTIED: [(usize, f64, f64); 10] = [
+    (1, 4.377678, 1.661736),
+    (2, 4.377678, 1.661736),
+    (3, 4.303296, 1.662943),
+    (5, 3.964922, 1.402907),
+    (10, 3.08104, 1.180713),
+    (15, 2.42879, 0.9929721),
+    (20, 1.928815, 0.8849187),
+    (30, 1.34647, 0.7586975),
+    (40, 1.11357, 0.6424993),
+    (50, 1.07087, 0.618085),
+];
