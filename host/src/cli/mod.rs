@@ -15,7 +15,7 @@ use crate::{
     manifest::{Checks, Problems, Recipe},
     models::Stop,
     plugin::CallError,
-    stages::{OpenError, RunError, StageError, TrainStageError},
+    stages::{EvaluateError, OpenError, RunError, StageError, TrainStageError},
     trainer::{TrainConfig, TrainError},
 };
 
@@ -113,9 +113,11 @@ impl From<RunError> for Failed {
         let code = match &error {
             RunError::OtherRun(_) => 2,
             RunError::Stage(stage) => stage_code(stage),
-            RunError::Dataset(_)
+            RunError::Evaluate(EvaluateError::Ledger(_))
+            | RunError::Dataset(_)
             | RunError::Train(TrainStageError::Ledger(_) | TrainStageError::Save { .. }) => 5,
-            RunError::Train(TrainStageError::Model(_) | TrainStageError::Plan(_)) => 3,
+            RunError::Evaluate(_)
+            | RunError::Train(TrainStageError::Model(_) | TrainStageError::Plan(_)) => 3,
             RunError::Train(TrainStageError::Trainer(TrainError::Cancelled { .. })) => 130,
             RunError::Train(TrainStageError::Trainer(_)) => 1,
         };

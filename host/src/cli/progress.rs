@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     llama,
-    stages::{GenerateProgress, TrainProgress},
+    stages::{EvaluateProgress, GenerateProgress, TrainProgress},
     trainer::{HeldOutLoss, Plan, StepRecord},
 };
 
@@ -146,6 +146,30 @@ impl TrainProgress for Training {
 
     fn notice(&mut self, sentence: &str) {
         tracing::warn!("{sentence}");
+    }
+}
+
+/// Progress of evaluation: a bar, or one line.
+#[derive(Default)]
+pub(super) struct Evaluation {
+    bar: Option<ProgressBar>,
+}
+
+impl EvaluateProgress for Evaluation {
+    fn scored(&mut self, done: u64, total: u64) {
+        let bar = self.bar.get_or_insert_with(|| {
+            if !std::io::stderr().is_terminal() {
+                eprintln!("evaluate: {total} answers");
+                return ProgressBar::hidden();
+            }
+            let style =
+                ProgressStyle::with_template("evaluate {bar:30} {pos}/{len} answers, {elapsed}");
+            ProgressBar::new(total).with_style(style.expect("the template is well formed"))
+        });
+        bar.set_position(done);
+        if done == total {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -50,8 +50,15 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
         limit: args.limit,
         reuse: args.fork.is_some().then_some(home),
     };
+    // A directory that is there is locked before anything is loaded; a new one is made only when
+    // the recipe has been found good.
+    let there = options.dir.exists();
+    let locked = there.then(|| RunDir::open(&options.dir)).transpose()?;
     let mut prepared = stages::prepare(recipe).await?;
-    let run_dir = RunDir::open(&options.dir)?;
+    let run_dir = match locked {
+        Some(run_dir) => run_dir,
+        None => RunDir::open(&options.dir)?,
+    };
     let models = prepared.open_models(&mut progress::fetching())?;
     let bar = progress::Generation::start(prepared.recipe.dataset.target);
     let service: Arc<Mutex<Option<Arc<Service>>>> = Arc::default();
@@ -60,6 +67,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
     let watch = Watch {
         generation: &bar,
         training: Box::new(progress::Training::default()),
+        evaluation: Box::new(progress::Evaluation::default()),
         started: Box::new(|started| {
             *service.lock().expect("no holder panics") = Some(started);
         }),
@@ -74,6 +82,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
             "units": outcome.generated.units,
             "accepted": outcome.generated.accepted,
             "complete": outcome.complete,
+            "log_likelihood": outcome.likelihoods,
             "model": outcome.trained.as_ref().map(|trained| &trained.folder),
         });
         println!("{text}");
@@ -100,6 +109,15 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
         if let Some((before, after)) = trained.held_out {
             println!(
                 "Loss on examples that it never saw: {before:.3} before, {after:.3} after (nats a token)"
+            );
+        }
+    }
+    if !outcome.likelihoods.is_empty() {
+        println!("Log-likelihood of the reference answers (nats a token; nearer to 0 is better):");
+        for scored in &outcome.likelihoods {
+            println!(
+                "  {:<12} {:<7} {:.3}  over {} tokens",
+                scored.model, scored.template, scored.per_token, scored.tokens
             );
         }
     }

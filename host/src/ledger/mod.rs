@@ -15,8 +15,8 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 
 pub use records::{
-    Ask, AttemptEnd, AttemptState, Charge, Consumed, HeldOutRecord, RecordedOutcome, RequestKey,
-    Spent, TrainingStep, UnitRecord, VerdictRecord,
+    Ask, AttemptEnd, AttemptState, Charge, Consumed, HeldOutRecord, LikelihoodRecord, Likelihoods,
+    RecordedOutcome, RequestKey, Spent, TrainingStep, UnitRecord, VerdictRecord,
 };
 pub use run_dir::{RunDir, RunDirError};
 pub(crate) use writer::Writer;

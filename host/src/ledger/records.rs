@@ -125,6 +125,34 @@ pub struct TrainingStep {
     pub seconds: f64,
 }
 
+/// How likely a model finds one reference answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LikelihoodRecord {
+    /// Which evaluation task, from 0.
+    pub item: u64,
+    /// `student.base` or `student`.
+    pub model: String,
+    /// `chat` or `alpaca`.
+    pub template: String,
+    /// Sum over the answer's tokens, natural logarithm.
+    pub log_likelihood: f64,
+    /// Tokens of the answer.
+    pub tokens: u64,
+}
+
+/// One model in one template, over the whole evaluation set.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Likelihoods {
+    /// `student.base` or `student`.
+    pub model: String,
+    /// `chat` or `alpaca`.
+    pub template: String,
+    /// Mean log-likelihood of a token of the reference answers, in nats.
+    pub per_token: f64,
+    /// Tokens of all reference answers.
+    pub tokens: u64,
+}
+
 /// One measurement on the held-out examples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldOutRecord {
@@ -665,6 +693,56 @@ impl Ledger {
                 .map(drop)
         })
         .await
+    }
+
+    /// Records how likely a model finds a reference answer.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `meta`")]
+    pub async fn record_likelihood(&self, record: LikelihoodRecord) -> Result<(), LedgerError> {
+        self.write("recording a log-likelihood", move |c| {
+            c.prepare_cached("INSERT OR REPLACE INTO likelihood_ VALUES (?1, ?2, ?3, ?4, ?5)")?
+                .execute(params![
+                    int(record.item),
+                    record.model,
+                    record.template,
+                    record.log_likelihood,
+                    int(record.tokens)
+                ])
+                .map(drop)
+        })
+        .await
+    }
+
+    /// How many reference answers were scored under a model, in all templates.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `meta`")]
+    pub fn likelihoods_recorded(&self, model: &str) -> Result<u64, LedgerError> {
+        self.read("counting log-likelihoods", |c| {
+            c.query_row(
+                "SELECT count(*) FROM likelihood_ WHERE model = ?1",
+                [model],
+                |r| r.get(0),
+            )
+        })
+        .map(uint)
+    }
+
+    /// Mean log-likelihood of a reference token, by model and template.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `meta`")]
+    pub fn likelihoods(&self) -> Result<Vec<Likelihoods>, LedgerError> {
+        self.read("adding up log-likelihoods", |c| {
+            c.prepare(
+                "SELECT model, template, sum(log_likelihood) / sum(tokens), sum(tokens)
+                 FROM likelihood_ GROUP BY model, template ORDER BY model DESC, template DESC",
+            )?
+            .query_map([], |r| {
+                Ok(Likelihoods {
+                    model: r.get(0)?,
+                    template: r.get(1)?,
+                    per_token: r.get(2)?,
+                    tokens: uint(r.get(3)?),
+                })
+            })?
+            .collect()
+        })
     }
 
     /// How many optimizer steps were made.

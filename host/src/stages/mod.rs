@@ -1,6 +1,7 @@
 //! The stages of a recipe. Each reads the ledger, does one thing, writes the ledger.
 
 mod calls;
+mod evaluate;
 mod filter;
 mod generate;
 mod prepare;
@@ -10,6 +11,7 @@ mod train;
 
 use std::sync::Arc;
 
+pub use evaluate::{EvaluateError, EvaluateProgress};
 pub use generate::{Finished, Generate, Progress as GenerateProgress};
 pub use prepare::{FetchProgress, OpenError, Prepared, prepare, source_name};
 pub use run::{Options, OtherRun, Outcome, RunError, Watch, run};

@@ -9,11 +9,12 @@ use std::{
 
 use super::{
     Finished, Generate, GenerateProgress, Prepared, StageError,
+    evaluate::{self, EvaluateError, EvaluateProgress},
     train::{self, Cancel, TrainProgress, TrainStageError, Trained},
 };
 use crate::{
     dataset::{self, About, AboutModel, AboutPlugin, DatasetError},
-    ledger::{Ledger, RunDir},
+    ledger::{Ledger, Likelihoods, RunDir},
     manifest::{Provider, Recipe, Seeds},
     models::{Served, Service},
     trainer::TrainConfig,
@@ -41,6 +42,8 @@ pub struct Outcome {
     pub nothing_to_do: bool,
     /// What training came to, where the recipe trains and the dataset is complete.
     pub trained: Option<Trained>,
+    /// How likely base and student find the reference answers, where the recipe evaluates.
+    pub likelihoods: Vec<Likelihoods>,
 }
 
 /// Why a run would not begin in a directory that has another's work in it.
@@ -66,6 +69,9 @@ pub enum RunError {
     /// Training.
     #[error(transparent)]
     Train(#[from] TrainStageError),
+    /// Evaluation.
+    #[error(transparent)]
+    Evaluate(#[from] EvaluateError),
 }
 
 /// How a run is followed and stopped, from outside.
@@ -74,6 +80,8 @@ pub struct Watch<'a> {
     pub generation: &'a dyn GenerateProgress,
     /// Told how training comes along.
     pub training: Box<dyn TrainProgress>,
+    /// Told how evaluation comes along.
+    pub evaluation: Box<dyn EvaluateProgress>,
     /// Given the service when it is there, so that it can be told to end.
     pub started: Box<dyn FnOnce(Arc<Service>) + Send + 'a>,
     /// Set to stop training at the next micro-batch.
@@ -101,7 +109,7 @@ pub async fn run(
     models: Vec<Served>,
     run_dir: &RunDir,
     options: &Options,
-    watch: Watch<'_>,
+    mut watch: Watch<'_>,
 ) -> Result<Outcome, RunError> {
     let ledger = run_dir.ledger()?;
     check_fingerprint(
@@ -117,6 +125,10 @@ pub async fn run(
     ledger.set_meta("seeds", seeds).await?;
     let about = about(&prepared, &models);
     let recipe = prepared.recipe.clone();
+    let mut tasks = prepared.evaluation.clone();
+    if let Some(limit) = recipe.evaluation.as_ref().and_then(|table| table.limit) {
+        tasks.truncate(limit);
+    }
     let had = ledger.consumed()?.last().copied().unwrap_or(0);
     let mut nothing_to_do = had >= recipe.dataset.target;
     let generated = generate(
@@ -150,11 +162,26 @@ pub async fn run(
         }
         _ => None,
     };
+    let likelihoods = match (&trained, student_source(&recipe)) {
+        (Some(trained), Some(source)) if !tasks.is_empty() => {
+            let begun = Instant::now();
+            let progress = watch.evaluation.as_mut();
+            let likelihoods =
+                evaluate::evaluate(&source, &trained.folder, &tasks, &ledger, progress).await?;
+            let seconds = begun.elapsed().as_secs_f64();
+            ledger
+                .set_stage("evaluate", String::new(), true, seconds)
+                .await?;
+            likelihoods
+        }
+        _ => Vec::new(),
+    };
     Ok(Outcome {
         complete,
         generated,
         nothing_to_do,
         trained,
+        likelihoods,
     })
 }
 
@@ -214,19 +241,9 @@ async fn train_student(
     mut progress: Box<dyn TrainProgress>,
     cancel: Cancel,
 ) -> Result<(Trained, bool), RunError> {
-    let source = match recipe
-        .roles
-        .get("student")
-        .map(|name| &recipe.models[name].provider)
-    {
-        Some(Provider::Local(local)) => local.model.clone(),
-        _ => {
-            return Err(TrainStageError::Model(
-                "[trainer] needs a local model as [roles] student".into(),
-            )
-            .into());
-        }
-    };
+    let source = student_source(recipe).ok_or_else(|| {
+        TrainStageError::Model("[trainer] needs a local model as [roles] student".into())
+    })?;
     let examples = ledger.examples()?;
     let fingerprint = train::fingerprint(&config, &source, &examples);
     match ledger.stage("train")? {
@@ -271,6 +288,15 @@ async fn train_student(
         .set_stage("train", fingerprint, true, begun.elapsed().as_secs_f64())
         .await?;
     Ok((trained, false))
+}
+
+/// Where the student's base model is.
+fn student_source(recipe: &Recipe) -> Option<String> {
+    let name = recipe.roles.get("student")?;
+    match &recipe.models.get(name)?.provider {
+        Provider::Local(local) => Some(local.model.clone()),
+        Provider::OpenAi(_) => None,
+    }
 }
 
 /// What the dataset's card tells of the recipe.
