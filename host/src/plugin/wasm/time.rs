@@ -105,7 +105,7 @@ impl HasData for HasSleepless {
 
 impl monotonic_clock::Host for Sleepless<'_> {
     fn now(&mut self) -> wasmtime::Result<monotonic_clock::Instant> {
-        Ok(StoppedTime.now())
+        Ok(HostMonotonicClock::now(&StoppedTime))
     }
 
     fn resolution(&mut self) -> wasmtime::Result<monotonic_clock::Duration> {
