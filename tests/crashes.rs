@@ -25,7 +25,10 @@ fn slow_teacher() -> impl Script {
 fn same_as_never_killed(bench: &Bench, dir: &Path, expected: &[(String, Vec<u8>)], what: &str) {
     assert_eq!(dataset(dir), expected, "{what}");
     // The ledger knows of every sending, and every request that was sent again had lost its reply.
-    assert_eq!(query(dir, "SELECT count(*) FROM attempts WHERE state = 'sent'"), 0);
+    assert_eq!(
+        query(dir, "SELECT count(*) FROM attempts WHERE state = 'sent'"),
+        0
+    );
     let sent_again = query(
         dir,
         "SELECT count(*) FROM (SELECT key FROM attempts GROUP BY key
@@ -34,7 +37,10 @@ fn same_as_never_killed(bench: &Bench, dir: &Path, expected: &[(String, Vec<u8>)
     assert_eq!(sent_again, 0, "{what}: a recorded reply was paid twice");
     let at_the_server = counts(bench);
     let most_again = at_the_server.values().filter(|count| **count > 1).count();
-    let unknown = query(dir, "SELECT count(DISTINCT key) FROM attempts WHERE state = 'unknown'");
+    let unknown = query(
+        dir,
+        "SELECT count(DISTINCT key) FROM attempts WHERE state = 'unknown'",
+    );
     assert!(
         i64::try_from(most_again).expect("small") <= unknown,
         "{what}: {most_again} requests came again, {unknown} were unknown"
@@ -127,7 +133,11 @@ fn killed_at_twenty_four_moments() {
         let _ = child.kill();
         child.wait().expect("it ends");
         succeeds(&mut bench.run(&dir));
-        assert_eq!(without_address(dataset(&dir)), expected, "killed after {wait:?}");
+        assert_eq!(
+            without_address(dataset(&dir)),
+            expected,
+            "killed after {wait:?}"
+        );
         same_as_never_killed(&bench, &dir, &dataset(&dir), &format!("{wait:?}"));
     }
 }

@@ -17,16 +17,29 @@ fn the_default_recipe_makes_a_dataset() {
     assert!(accepted >= 60, "{accepted}");
     let files = dataset(&dir);
     let rows: serde_json::Value = serde_json::from_slice(
-        &files.iter().find(|(name, _)| name == "alpaca_data.json").expect("the Alpaca file").1,
+        &files
+            .iter()
+            .find(|(name, _)| name == "alpaca_data.json")
+            .expect("the Alpaca file")
+            .1,
     )
     .expect("it is JSON");
-    assert_eq!(rows.as_array().map(Vec::len), usize::try_from(accepted).ok());
+    assert_eq!(
+        rows.as_array().map(Vec::len),
+        usize::try_from(accepted).ok()
+    );
     // Every candidate has a verdict of the first filter, and every one it kept one of the second.
     let candidates = query(&dir, "SELECT count(*) FROM candidates");
-    assert_eq!(query(&dir, "SELECT count(*) FROM verdicts WHERE filter = 0"), candidates);
+    assert_eq!(
+        query(&dir, "SELECT count(*) FROM verdicts WHERE filter = 0"),
+        candidates
+    );
     assert_eq!(
         query(&dir, "SELECT count(*) FROM verdicts WHERE filter = 1"),
-        query(&dir, "SELECT count(*) FROM verdicts WHERE filter = 0 AND decision IN ('keep', 'edit')")
+        query(
+            &dir,
+            "SELECT count(*) FROM verdicts WHERE filter = 0 AND decision IN ('keep', 'edit')"
+        )
     );
 }
 
@@ -41,7 +54,13 @@ fn alpaca_2023_asks_a_completion_endpoint() {
     let bench = Bench::new(alpaca_teacher(), &recipe);
     let dir = bench.dir("run");
     succeeds(&mut bench.run(&dir));
-    assert!(bench.server.requests().iter().all(|r| r.path.ends_with("/completions") && !r.is_chat()));
+    assert!(
+        bench
+            .server
+            .requests()
+            .iter()
+            .all(|r| r.path.ends_with("/completions") && !r.is_chat())
+    );
     let asked = &bench.server.requests()[0].body;
     assert_eq!(asked["max_tokens"], 3072);
     assert_eq!(asked["stop"], serde_json::json!(["\n20", "20.", "20."]));
@@ -58,8 +77,18 @@ fn the_dataset_is_the_same_at_any_concurrency() {
     };
     let bench = Bench::new(script, &Recipe::default());
     let (one, many) = (bench.dir("one"), bench.dir("many"));
-    succeeds(bench.run(&one).arg("--set").arg("models.scripted.max_concurrency=1"));
-    succeeds(bench.run(&many).arg("--set").arg("models.scripted.max_concurrency=16"));
+    succeeds(
+        bench
+            .run(&one)
+            .arg("--set")
+            .arg("models.scripted.max_concurrency=1"),
+    );
+    succeeds(
+        bench
+            .run(&many)
+            .arg("--set")
+            .arg("models.scripted.max_concurrency=16"),
+    );
     assert_eq!(dataset(&one), dataset(&many));
 }
 
@@ -99,7 +128,10 @@ fn swapping_a_filter_costs_nothing_that_was_asked_before() {
     });
     let told = fails(&mut bench.run(&first), 2);
     assert!(told.contains("holds a run of another recipe"), "{told}");
-    assert!(told.contains("filters.0.plugin: alpaca-heuristics"), "{told}");
+    assert!(
+        told.contains("filters.0.plugin: alpaca-heuristics"),
+        "{told}"
+    );
     assert!(told.contains("--fork NEW"), "{told}");
     succeeds(bench.run(&first).arg("--fork").arg(&second));
     assert!(query(&second, "SELECT count(*) FROM examples") >= 40);
@@ -109,7 +141,10 @@ fn swapping_a_filter_costs_nothing_that_was_asked_before() {
         "SELECT count(*) FROM requests WHERE key NOT IN (SELECT key FROM attempts)",
     );
     assert!(asked_again > 0);
-    assert!(query(&second, "SELECT count(*) FROM attempts") < query(&first, "SELECT count(*) FROM attempts"));
+    assert!(
+        query(&second, "SELECT count(*) FROM attempts")
+            < query(&first, "SELECT count(*) FROM attempts")
+    );
 }
 
 #[test]
@@ -119,11 +154,26 @@ fn servers_that_misbehave_do_not_change_the_dataset() {
     succeeds(&mut calm.run(&calm_dir));
     let expected = dataset(&calm_dir);
     let trouble: [(&str, Action); 5] = [
-        ("429", Action::error(429, "rate_limit_exceeded", "slow down").header("Retry-After", "0")),
+        (
+            "429",
+            Action::error(429, "rate_limit_exceeded", "slow down").header("Retry-After", "0"),
+        ),
         ("500", Action::error(500, "server_error", "oops")),
-        ("cut", Action::CutAfter { bytes: 20, reply: Reply::new("This reply is cut in the middle of its body.") }),
-        ("html", Action::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>".to_vec())),
-        ("empty body", Action::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec())),
+        (
+            "cut",
+            Action::CutAfter {
+                bytes: 20,
+                reply: Reply::new("This reply is cut in the middle of its body."),
+            },
+        ),
+        (
+            "html",
+            Action::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>".to_vec()),
+        ),
+        (
+            "empty body",
+            Action::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()),
+        ),
     ];
     for (name, action) in trouble {
         let script = failing_first(1, action, alpaca_teacher());
@@ -149,8 +199,15 @@ fn a_wrong_key_stops_the_run_at_once_and_costs_nothing() {
     let told = fails(&mut bench.run(&dir), 3);
     assert!(told.contains("model `scripted`"), "{told}");
     assert!(told.contains("Incorrect API key provided"), "{told}");
-    assert!(bench.server.count() <= 16, "{} requests", bench.server.count());
-    assert_eq!(query(&dir, "SELECT count(*) FROM attempts WHERE usd > 0"), 0);
+    assert!(
+        bench.server.count() <= 16,
+        "{} requests",
+        bench.server.count()
+    );
+    assert_eq!(
+        query(&dir, "SELECT count(*) FROM attempts WHERE usd > 0"),
+        0
+    );
 }
 
 #[test]
@@ -164,7 +221,10 @@ fn a_budget_is_never_exceeded() {
     let bench = Bench::new(alpaca_teacher(), &recipe);
     let dir = bench.dir("run");
     let told = fails(&mut bench.run(&dir), 3);
-    assert!(told.contains("the budget is spent: 5 of 5 requests"), "{told}");
+    assert!(
+        told.contains("the budget is spent: 5 of 5 requests"),
+        "{told}"
+    );
     assert_eq!(bench.server.count(), 5);
     // Going on without more budget asks nothing more.
     fails(&mut bench.run(&dir), 3);
@@ -179,14 +239,23 @@ fn when_everything_is_dropped_the_run_says_why_and_stops() {
         ..Recipe::default()
     };
     let bench = Bench::new(alpaca_teacher(), &recipe);
-    let told = fails(bench.run(&bench.dir("run")).args(["--set", "dataset.patience=6"]), 4);
+    let told = fails(
+        bench
+            .run(&bench.dir("run"))
+            .args(["--set", "dataset.patience=6"]),
+        4,
+    );
     assert!(told.contains("the last 6 units accepted nothing"), "{told}");
 }
 
 #[test]
 fn two_runs_in_one_directory_do_not_meet() {
     let bench = Bench::new(
-        |request: &Recorded| alpaca_teacher().action(request).after(Duration::from_millis(300)),
+        |request: &Recorded| {
+            alpaca_teacher()
+                .action(request)
+                .after(Duration::from_millis(300))
+        },
         &Recipe::default(),
     );
     let dir = bench.dir("run");
@@ -205,7 +274,10 @@ fn two_runs_in_one_directory_do_not_meet() {
 fn a_directory_with_other_files_is_left_alone() {
     let bench = Bench::new(alpaca_teacher(), &Recipe::default());
     let told = fails(&mut bench.run(bench.folder.path()), 5);
-    assert!(told.contains("is not empty and is no run of Pacos"), "{told}");
+    assert!(
+        told.contains("is not empty and is no run of Pacos"),
+        "{told}"
+    );
 }
 
 #[test]

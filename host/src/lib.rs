@@ -1,6 +1,7 @@
 //! Pacos: the Alpaca recipe as a framework. The host runtime.
 
 pub mod cli;
+pub mod dataset;
 pub mod fault;
 pub mod ledger;
 pub mod llama;

@@ -31,8 +31,9 @@ impl Default for Recipe {
             generator: "plugin = \"self-instruct\"\ngrant = [\"models:teacher\"]\n\
                         config = { mode = \"strict\", tasks_per_request = 10 }"
                 .into(),
-            filters: "[[filters]]\nplugin = \"alpaca-heuristics\"\n\n[[filters]]\nplugin = \"rouge-l\""
-                .into(),
+            filters:
+                "[[filters]]\nplugin = \"alpaca-heuristics\"\n\n[[filters]]\nplugin = \"rouge-l\""
+                    .into(),
             model: String::new(),
             rest: String::new(),
             target: 60,

@@ -9,12 +9,14 @@ mod run;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use pacos_plugin::Diagnostic;
 
 use crate::{
-    manifest::{Problems, Recipe},
+    manifest::{Checks, Problems, Recipe},
     models::Stop,
     plugin::CallError,
-    stages::{OpenError, RunError, StageError},
+    stages::{OpenError, RunError, StageError, TrainStageError},
+    trainer::{TrainConfig, TrainError},
 };
 
 /// The Alpaca recipe as a framework: generate, filter, train, evaluate.
@@ -57,7 +59,20 @@ struct ManifestArgs {
 
 impl ManifestArgs {
     fn load(&self) -> Result<Recipe, Failed> {
-        Ok(Recipe::load(&self.manifest, &self.set)?)
+        let trainer = |table: &serde_json::Value| {
+            let table = table.as_object().cloned().unwrap_or_default();
+            match TrainConfig::from_table(&table) {
+                Ok(_) => Vec::new(),
+                Err(problems) => problems
+                    .into_iter()
+                    .map(|problem| Diagnostic::error(problem.field, problem.message))
+                    .collect(),
+            }
+        };
+        let checks = Checks {
+            trainer: Some(&trainer),
+        };
+        Ok(Recipe::load_with(&self.manifest, &self.set, &checks)?)
     }
 }
 
@@ -98,6 +113,11 @@ impl From<RunError> for Failed {
         let code = match &error {
             RunError::OtherRun(_) => 2,
             RunError::Stage(stage) => stage_code(stage),
+            RunError::Dataset(_)
+            | RunError::Train(TrainStageError::Ledger(_) | TrainStageError::Save { .. }) => 5,
+            RunError::Train(TrainStageError::Model(_) | TrainStageError::Plan(_)) => 3,
+            RunError::Train(TrainStageError::Trainer(TrainError::Cancelled { .. })) => 130,
+            RunError::Train(TrainStageError::Trainer(_)) => 1,
         };
         Failed::Other(error.into(), code)
     }

@@ -65,7 +65,10 @@ pub(super) async fn plugin(args: PluginArgs) -> Result<(), Failed> {
                 some => some.join(", "),
             };
             println!("capabilities  {capabilities}");
-            println!("stateful      {}", if about.stateful { "yes" } else { "no" });
+            println!(
+                "stateful      {}",
+                if about.stateful { "yes" } else { "no" }
+            );
             println!("sha256        {}", loaded.sha256);
             println!("configuration");
             print_properties(&schema);

@@ -9,7 +9,11 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
-use crate::{llama, stages::GenerateProgress};
+use crate::{
+    llama,
+    stages::{GenerateProgress, TrainProgress},
+    trainer::{HeldOutLoss, Plan, StepRecord},
+};
 
 /// How often a plain log says how far it is.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -84,6 +88,64 @@ impl GenerateProgress for Generation {
                 }
             }
         }
+    }
+}
+
+/// Progress of training: a bar, or a line now and then.
+#[derive(Default)]
+pub(super) struct Training {
+    bar: Option<ProgressBar>,
+    last_line: Option<Instant>,
+}
+
+impl TrainProgress for Training {
+    fn plan(&mut self, plan: &Plan) {
+        tracing::info!("\n{plan}");
+        if std::io::stderr().is_terminal() {
+            let bar = ProgressBar::new(plan.total_steps);
+            bar.set_style(
+                ProgressStyle::with_template(
+                    "train    {bar:30} {pos}/{len} steps, {msg}, {elapsed}, {eta} to go",
+                )
+                .expect("the template is well formed"),
+            );
+            self.bar = Some(bar);
+        } else {
+            eprintln!("train: {} steps", plan.total_steps);
+        }
+    }
+
+    fn step(&mut self, step: &StepRecord, total: u64) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(step.step);
+                bar.set_message(format!("loss {:.3}", step.loss));
+                if step.step == total {
+                    bar.finish_and_clear();
+                }
+            }
+            None => {
+                if self
+                    .last_line
+                    .is_none_or(|last| last.elapsed() >= LINE_EVERY)
+                {
+                    self.last_line = Some(Instant::now());
+                    eprintln!("train: step {}/{total}, loss {:.3}", step.step, step.loss);
+                }
+            }
+        }
+    }
+
+    fn held_out(&mut self, measured: &HeldOutLoss) {
+        tracing::info!(
+            "held-out loss {:.4} after step {}",
+            measured.loss,
+            measured.step
+        );
+    }
+
+    fn notice(&mut self, sentence: &str) {
+        tracing::warn!("{sentence}");
     }
 }
 

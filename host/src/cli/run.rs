@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use clap::Args;
@@ -11,7 +14,7 @@ use super::{Failed, ManifestArgs, progress};
 use crate::{
     ledger::RunDir,
     models::Service,
-    stages::{self, Options},
+    stages::{self, Options, Watch},
 };
 
 /// Run a recipe, from wherever it was left.
@@ -52,11 +55,17 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
     let models = prepared.open_models(&mut progress::fetching())?;
     let bar = progress::Generation::start(prepared.recipe.dataset.target);
     let service: Arc<Mutex<Option<Arc<Service>>>> = Arc::default();
-    tokio::spawn(stop_on_interrupt(service.clone()));
-    let result = stages::run(prepared, models, &run_dir, &options, &bar, |started| {
-        *service.lock().expect("no holder panics") = Some(started);
-    })
-    .await;
+    let cancel = Arc::new(AtomicBool::new(false));
+    tokio::spawn(stop_on_interrupt(service.clone(), cancel.clone()));
+    let watch = Watch {
+        generation: &bar,
+        training: Box::new(progress::Training::default()),
+        started: Box::new(|started| {
+            *service.lock().expect("no holder panics") = Some(started);
+        }),
+        cancel,
+    };
+    let result = stages::run(prepared, models, &run_dir, &options, watch).await;
     bar.end();
     let outcome = result?;
     if args.json {
@@ -65,18 +74,34 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
             "units": outcome.generated.units,
             "accepted": outcome.generated.accepted,
             "complete": outcome.complete,
+            "model": outcome.trained.as_ref().map(|trained| &trained.folder),
         });
         println!("{text}");
         return Ok(());
     }
     let dir = options.dir.display();
     if outcome.nothing_to_do {
-        println!("Already done: {} examples in {dir}", outcome.generated.accepted);
+        println!(
+            "Already done: {} examples in {dir}",
+            outcome.generated.accepted
+        );
     } else {
         println!(
             "{} examples after {} units in {dir}",
             outcome.generated.accepted, outcome.generated.units
         );
+    }
+    if let Some(trained) = &outcome.trained {
+        println!(
+            "Trained for {} steps; the student is a Hugging Face folder: {}",
+            trained.steps,
+            trained.folder.display()
+        );
+        if let Some((before, after)) = trained.held_out {
+            println!(
+                "Loss on examples that it never saw: {before:.3} before, {after:.3} after (nats a token)"
+            );
+        }
     }
     if !outcome.complete {
         println!("Not yet complete; the same command without --limit goes on from here.");
@@ -85,7 +110,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
 }
 
 /// The first interrupt lets what is in flight end and be recorded; the second ends the process.
-async fn stop_on_interrupt(service: Arc<Mutex<Option<Arc<Service>>>>) {
+async fn stop_on_interrupt(service: Arc<Mutex<Option<Arc<Service>>>>, cancel: Arc<AtomicBool>) {
     let mut asked = false;
     while tokio::signal::ctrl_c().await.is_ok() {
         let running = service.lock().expect("no holder panics").clone();
@@ -93,6 +118,7 @@ async fn stop_on_interrupt(service: Arc<Mutex<Option<Arc<Service>>>>) {
             Some(service) if !asked => {
                 eprintln!("stopping: what is in flight is awaited and recorded; again to leave it");
                 service.end();
+                cancel.store(true, Ordering::Relaxed);
                 asked = true;
             }
             _ => std::process::exit(130),

@@ -15,8 +15,8 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 
 pub use records::{
-    Ask, AttemptEnd, AttemptState, Charge, Consumed, RecordedOutcome, RequestKey, Spent,
-    UnitRecord, VerdictRecord,
+    Ask, AttemptEnd, AttemptState, Charge, Consumed, HeldOutRecord, RecordedOutcome, RequestKey,
+    Spent, TrainingStep, UnitRecord, VerdictRecord,
 };
 pub use run_dir::{RunDir, RunDirError};
 pub(crate) use writer::Writer;

@@ -106,6 +106,34 @@ pub struct VerdictRecord {
     pub verdict: Result<Verdict, Error>,
 }
 
+/// One optimizer step of the trainer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainingStep {
+    /// Counted from 1.
+    pub step: u64,
+    /// Mean cross-entropy over the label tokens, in nats.
+    pub loss: f64,
+    /// Learning rate of the update.
+    pub learning_rate: f64,
+    /// Global norm before clipping.
+    pub grad_norm: f64,
+    /// Tokens of the step's rows.
+    pub tokens: u64,
+    /// Tokens that the loss is over.
+    pub label_tokens: u64,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// One measurement on the held-out examples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldOutRecord {
+    /// Steps made before it.
+    pub step: u64,
+    /// Mean cross-entropy over the label tokens, in nats.
+    pub loss: f64,
+}
+
 /// A unit that has been through every filter.
 #[derive(Debug, Clone)]
 pub struct Consumed {
@@ -175,7 +203,7 @@ impl Ledger {
         self.write("writing a stage's state", move |c| {
             c.execute(
                 "INSERT INTO stage_ VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET
-                 finished = excluded.finished, seconds = seconds + excluded.seconds",
+                 fingerprint = excluded.fingerprint, finished = excluded.finished, seconds = seconds + excluded.seconds",
                 params![name, fingerprint, finished, seconds],
             )
             .map(drop)
@@ -606,6 +634,59 @@ impl Ledger {
         .map(|reasons| match reasons.as_slice() {
             [] => "no candidates at all".to_owned(),
             reasons => reasons.join(", "),
+        })
+    }
+
+    /// Records an optimizer step; one that is made again after a kill replaces itself.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `meta`")]
+    pub async fn record_step(&self, step: TrainingStep) -> Result<(), LedgerError> {
+        self.write("recording a training step", move |c| {
+            c.prepare_cached("INSERT OR REPLACE INTO step_ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+                .execute(params![
+                    int(step.step),
+                    step.loss,
+                    step.learning_rate,
+                    step.grad_norm,
+                    int(step.tokens),
+                    int(step.label_tokens),
+                    step.seconds
+                ])
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Records a measurement on the held-out examples.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `meta`")]
+    pub async fn record_held_out(&self, measured: HeldOutRecord) -> Result<(), LedgerError> {
+        self.write("recording a held-out loss", move |c| {
+            c.prepare_cached("INSERT OR REPLACE INTO held_out_ VALUES (?1, ?2)")?
+                .execute(params![int(measured.step), measured.loss])
+                .map(drop)
+        })
+        .await
+    }
+
+    /// How many optimizer steps were made.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `meta`")]
+    pub fn steps(&self) -> Result<u64, LedgerError> {
+        self.read("counting training steps", |c| {
+            c.query_row("SELECT count(*) FROM step_", [], |r| r.get(0))
+        })
+        .map(uint)
+    }
+
+    /// Held-out loss at the first and at the last measurement.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `meta`")]
+    pub fn held_out(&self) -> Result<Option<(f64, f64)>, LedgerError> {
+        let losses: Vec<f64> = self.read("reading held-out losses", |c| {
+            c.prepare("SELECT loss FROM held_out_ ORDER BY step")?
+                .query_map([], |r| r.get(0))?
+                .collect()
+        })?;
+        Ok(match losses.as_slice() {
+            [first, .., last] => Some((*first, *last)),
+            _ => None,
         })
     }
 

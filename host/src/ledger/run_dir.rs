@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -82,29 +82,5 @@ impl RunDir {
     /// As [`Ledger::open`].
     pub fn ledger(&self) -> Result<Ledger, RunDirError> {
         Ok(Ledger::open(&self.path.join("ledger.sqlite"))?)
-    }
-
-    /// Writes a file whole or not at all: to a temporary name, flushed to disk, then renamed.
-    /// The directory of `name` is made if need be.
-    ///
-    /// # Errors
-    /// When the disk does not take it; the file of that name is then as before.
-    pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, RunDirError> {
-        let target = self.path.join(name);
-        let write = || -> io::Result<()> {
-            let parent = target.parent().unwrap_or(&self.path);
-            fs::create_dir_all(parent)?;
-            let mut file = tempfile::NamedTempFile::new_in(parent)?;
-            file.write_all(bytes)?;
-            file.as_file().sync_all()?;
-            crate::fault::point("file:before-rename");
-            file.persist(&target).map_err(|e| e.error)?;
-            File::open(parent)?.sync_all()
-        };
-        write().map_err(|source| RunDirError::Io {
-            path: target.clone(),
-            source,
-        })?;
-        Ok(target)
     }
 }

@@ -1,6 +1,7 @@
 -- The ledger of one run. Tables end in an underscore and are private: they change with
 -- `user_version`. The views below them are documented in docs/ledger.md and stay.
 
+-- `seeds` is the seed tasks, a JSON array of {instruction, input, output} in the file's order.
 CREATE TABLE meta_ (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -91,6 +92,7 @@ CREATE TABLE verdict_ (
     payload TEXT,
     PRIMARY KEY (filter, unit, n)
 ) WITHOUT ROWID, STRICT;
+CREATE INDEX verdict_candidate_ ON verdict_ (unit, n);
 
 -- Units whose candidates have been through every filter, with what was accepted up to and with
 -- each. Units beyond the last of these are surplus.
@@ -154,6 +156,14 @@ CREATE TABLE metric_ (
     PRIMARY KEY (evaluator, n)
 ) WITHOUT ROWID, STRICT;
 
+CREATE VIEW stages AS
+SELECT name, finished, seconds, fingerprint FROM stage_;
+
+CREATE VIEW seeds AS
+SELECT key AS seed, json_extract(value, '$.instruction') AS instruction,
+       json_extract(value, '$.input') AS input, json_extract(value, '$.output') AS output
+FROM json_each((SELECT value FROM meta_ WHERE key = 'seeds'));
+
 CREATE VIEW requests AS
 SELECT call_.stage, call_.place, call_.ordinal, hex(call_.key) AS key, request_.model,
        request_.outcome, json_extract(request_.reply, '$.text') AS reply,
@@ -177,12 +187,23 @@ SELECT attempt_.stage, request_.model, count(*) AS attempts,
 FROM attempt_ JOIN request_ USING (key)
 GROUP BY attempt_.stage, request_.model;
 
+CREATE VIEW units AS
+SELECT unit,
+       (SELECT count(*) FROM candidate_ WHERE candidate_.unit = unit_.unit) AS candidates,
+       (SELECT count(*) FROM reject_ WHERE reject_.unit = unit_.unit) AS rejects,
+       (SELECT count(*) FROM example_ WHERE example_.unit = unit_.unit) AS accepted,
+       unit NOT IN (SELECT unit FROM consumed_) AS surplus, error_code, error, seconds
+FROM unit_;
+
 CREATE VIEW candidates AS
 SELECT candidate_.unit, candidate_.n,
        json_extract(candidate_.payload, '$.Task.instruction') AS instruction,
        json_extract(candidate_.payload, '$.Task.input') AS input,
        json_extract(candidate_.payload, '$.Task.output') AS output,
-       candidate_.attributes, candidate_.parents, candidate_.payload
+       candidate_.attributes, candidate_.parents, candidate_.payload,
+       json_extract(candidate_.place, '$.ordinal') AS ordinal,
+       json_extract(candidate_.place, '$.start') AS start,
+       json_extract(candidate_.place, '$.end') AS "end"
 FROM candidate_ JOIN consumed_ USING (unit);
 
 CREATE VIEW rejects AS
@@ -194,8 +215,29 @@ FROM reject_ JOIN consumed_ USING (unit);
 CREATE VIEW verdicts AS
 SELECT unit, n, filter, plugin, decision, code, message, scores,
        json_extract(nearest, '$.score') AS nearest_score,
-       json_extract(nearest, '$.origin') AS nearest
-FROM verdict_;
+       json_extract(nearest, '$.origin') AS nearest,
+       json_extract(nearest, '$.origin.Seed') AS nearest_seed,
+       json_extract(nearest, '$.origin.Candidate.unit') AS nearest_unit,
+       json_extract(nearest, '$.origin.Candidate.n') AS nearest_n,
+       -- A neighbour in the form that the filter saw: as the last filter before it left it. Of a
+       -- conversation, what the user says first.
+       coalesce(
+           (SELECT json_extract(value, '$[' || json_extract(v.nearest, '$.origin.Seed') || '].instruction')
+            FROM meta_ WHERE key = 'seeds'),
+           (SELECT coalesce(
+                json_extract(seen, '$.Task.instruction'),
+                (SELECT json_extract(value, '$.content') FROM json_each(seen, '$.Chat')
+                 WHERE json_extract(value, '$.role') = 'user' ORDER BY key LIMIT 1))
+            FROM (SELECT coalesce(
+                      (SELECT e.payload FROM verdict_ e
+                       WHERE e.unit = c.unit AND e.n = c.n AND e.filter < v.filter
+                         AND e.decision = 'edit' ORDER BY e.filter DESC LIMIT 1),
+                      c.payload) AS seen
+                  FROM candidate_ c
+                  WHERE c.unit = json_extract(v.nearest, '$.origin.Candidate.unit')
+                    AND c.n = json_extract(v.nearest, '$.origin.Candidate.n')))
+       ) AS nearest_instruction
+FROM verdict_ v;
 
 CREATE VIEW examples AS
 SELECT position, unit, n, json_extract(payload, '$.Task.instruction') AS instruction,
@@ -213,7 +255,7 @@ UNION ALL
 SELECT filter + 1, plugin, decision, code, count(*) FROM verdicts GROUP BY filter, plugin, decision, code
 UNION ALL
 SELECT 1000, 'examples', 'accepted', '', count(*) FROM examples
-ORDER BY 1, 3, 5 DESC;
+ORDER BY 1, 3, 5 DESC, 4;
 
 CREATE VIEW training AS
 SELECT step, loss, learning_rate, grad_norm, tokens, label_tokens, seconds,

@@ -36,7 +36,12 @@ impl LocalProvider {
     }
 
     fn reply(&self, completion: Completion) -> Reply {
-        let text_of = |token: u32| self.engine.tokenizer().decode(&[token], false).unwrap_or_default();
+        let text_of = |token: u32| {
+            self.engine
+                .tokenizer()
+                .decode(&[token], false)
+                .unwrap_or_default()
+        };
         Reply {
             text: completion.text,
             finish_reason: match completion.finish_reason {
@@ -96,11 +101,11 @@ fn completion_request(request: &Request) -> Result<CompletionRequest, Failure> {
     wanted.constraint = match &request.format {
         None => None,
         Some(Format::Grammar(grammar)) => Some(Constraint::Lark(grammar.clone())),
-        Some(Format::JsonSchema(schema)) => {
-            Some(Constraint::JsonSchema(serde_json::from_str(schema).map_err(
-                |error| Failure::refused("bad-schema", format!("the schema is no JSON: {error}")),
-            )?))
-        }
+        Some(Format::JsonSchema(schema)) => Some(Constraint::JsonSchema(
+            serde_json::from_str(schema).map_err(|error| {
+                Failure::refused("bad-schema", format!("the schema is no JSON: {error}"))
+            })?,
+        )),
     };
     Ok(wanted)
 }
@@ -185,10 +190,7 @@ impl Provider for LocalProvider {
             let refused = |error: &dyn std::fmt::Display| {
                 Failure::refused("request-refused", error.to_string())
             };
-            let context = self
-                .engine
-                .prompt_tokens(&prompt(given))
-                .map_err(failure)?;
+            let context = self.engine.prompt_tokens(&prompt(given)).map_err(failure)?;
             let answer = self
                 .engine
                 .tokenizer()

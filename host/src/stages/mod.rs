@@ -6,13 +6,15 @@ mod generate;
 mod prepare;
 mod run;
 mod seeds;
+mod train;
 
 use std::sync::Arc;
 
 pub use generate::{Finished, Generate, Progress as GenerateProgress};
 pub use prepare::{FetchProgress, OpenError, Prepared, prepare, source_name};
-pub use run::{Options, OtherRun, Outcome, RunError, run};
+pub use run::{Options, OtherRun, Outcome, RunError, Watch, run};
 pub use seeds::{SeedError, load as load_seeds};
+pub use train::{Cancel, TrainProgress, TrainStageError, Trained};
 
 use crate::{
     ledger::{LedgerError, RunDirError},

@@ -42,7 +42,13 @@ pub struct Prepared {
 /// All problems at once, each at its line of the manifest.
 pub async fn prepare(recipe: Recipe) -> Result<Prepared, Problems> {
     let mut problems = Problems::new();
-    let seeds = tasks(&recipe, &recipe.seeds, "seeds", BUNDLED_SEEDS, &mut problems);
+    let seeds = tasks(
+        &recipe,
+        &recipe.seeds,
+        "seeds",
+        BUNDLED_SEEDS,
+        &mut problems,
+    );
     let evaluation = recipe.evaluation.as_ref().map_or(Vec::new(), |evaluation| {
         tasks(
             &recipe,
@@ -288,10 +294,7 @@ impl Prepared {
             let path = &plugin.recipe.path;
             parts.insert(format!("{path}.plugin"), plugin.title());
             parts.insert(format!("{path}.sha256"), plugin.sha256.clone());
-            parts.insert(
-                format!("{path}.config"),
-                plugin.recipe.config.to_string(),
-            );
+            parts.insert(format!("{path}.config"), plugin.recipe.config.to_string());
             roles.extend(plugin.description.capabilities.iter().cloned());
         }
         for capability in roles {

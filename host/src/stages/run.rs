@@ -7,10 +7,16 @@ use std::{
     time::Instant,
 };
 
-use super::{Finished, Generate, GenerateProgress, Prepared, StageError};
+use super::{
+    Finished, Generate, GenerateProgress, Prepared, StageError,
+    train::{self, Cancel, TrainProgress, TrainStageError, Trained},
+};
 use crate::{
+    dataset::{self, About, AboutModel, AboutPlugin, DatasetError},
     ledger::{Ledger, RunDir},
+    manifest::{Provider, Recipe, Seeds},
     models::{Served, Service},
+    trainer::TrainConfig,
 };
 
 /// How to run, beside what the recipe says.
@@ -33,6 +39,8 @@ pub struct Outcome {
     pub complete: bool,
     /// Whether everything was there already.
     pub nothing_to_do: bool,
+    /// What training came to, where the recipe trains and the dataset is complete.
+    pub trained: Option<Trained>,
 }
 
 /// Why a run would not begin in a directory that has another's work in it.
@@ -49,9 +57,27 @@ pub enum RunError {
     /// The directory belongs to another recipe.
     #[error(transparent)]
     OtherRun(#[from] OtherRun),
-    /// A stage.
+    /// Generation.
     #[error(transparent)]
     Stage(#[from] StageError),
+    /// Writing the dataset.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// Training.
+    #[error(transparent)]
+    Train(#[from] TrainStageError),
+}
+
+/// How a run is followed and stopped, from outside.
+pub struct Watch<'a> {
+    /// Told how generation comes along.
+    pub generation: &'a dyn GenerateProgress,
+    /// Told how training comes along.
+    pub training: Box<dyn TrainProgress>,
+    /// Given the service when it is there, so that it can be told to end.
+    pub started: Box<dyn FnOnce(Arc<Service>) + Send + 'a>,
+    /// Set to stop training at the next micro-batch.
+    pub cancel: Cancel,
 }
 
 impl From<crate::ledger::LedgerError> for RunError {
@@ -66,7 +92,7 @@ impl From<crate::ledger::RunDirError> for RunError {
     }
 }
 
-/// Runs a prepared recipe. `service` is told when to stop, from anywhere.
+/// Runs a prepared recipe.
 ///
 /// # Errors
 /// See [`RunError`]; the directory holds everything up to then.
@@ -75,8 +101,7 @@ pub async fn run(
     models: Vec<Served>,
     run_dir: &RunDir,
     options: &Options,
-    progress: &dyn GenerateProgress,
-    started: impl FnOnce(Arc<Service>),
+    watch: Watch<'_>,
 ) -> Result<Outcome, RunError> {
     let ledger = run_dir.ledger()?;
     check_fingerprint(
@@ -88,13 +113,62 @@ pub async fn run(
     if let Some(other) = &options.reuse {
         ledger.import_replies(&other.join("ledger.sqlite")).await?;
     }
+    let seeds = serde_json::json!(prepared.seeds).to_string();
+    ledger.set_meta("seeds", seeds).await?;
+    let about = about(&prepared, &models);
+    let recipe = prepared.recipe.clone();
+    let had = ledger.consumed()?.last().copied().unwrap_or(0);
+    let mut nothing_to_do = had >= recipe.dataset.target;
+    let generated = generate(
+        prepared,
+        models,
+        &ledger,
+        options,
+        watch.generation,
+        watch.started,
+    )
+    .await?;
+    let complete = generated.accepted >= recipe.dataset.target;
+    dataset::export(&ledger, run_dir, &about)?;
+    let trained = match (&recipe.trainer, complete) {
+        (Some(table), true) => {
+            let table = table.as_object().cloned().unwrap_or_default();
+            let config = TrainConfig::from_table(&table).map_err(|problems| {
+                TrainStageError::from(crate::trainer::TrainError::Config(problems))
+            })?;
+            let (trained, was_there) = train_student(
+                &recipe,
+                config,
+                &ledger,
+                run_dir,
+                watch.training,
+                watch.cancel,
+            )
+            .await?;
+            nothing_to_do &= was_there;
+            Some(trained)
+        }
+        _ => None,
+    };
+    Ok(Outcome {
+        complete,
+        generated,
+        nothing_to_do,
+        trained,
+    })
+}
+
+async fn generate(
+    prepared: Prepared,
+    models: Vec<Served>,
+    ledger: &Ledger,
+    options: &Options,
+    progress: &dyn GenerateProgress,
+    started: Box<dyn FnOnce(Arc<Service>) + Send + '_>,
+) -> Result<Finished, RunError> {
     let mut recipe = prepared.recipe.clone();
-    let target = recipe.dataset.target;
-    let before = ledger.consumed()?;
-    let had = before.last().copied().unwrap_or(0);
-    let nothing_to_do = had >= target;
     if let Some(limit) = options.limit {
-        let most = before.len() as u64 + limit;
+        let most = ledger.consumed()?.len() as u64 + limit;
         let most = recipe.dataset.max_units.map_or(most, |max| max.min(most));
         recipe.dataset.max_units = Some(most);
     }
@@ -119,7 +193,7 @@ pub async fn run(
         }) if options.limit.is_some() => Finished { units, accepted },
         other => other?,
     };
-    let complete = generated.accepted >= target;
+    let complete = generated.accepted >= recipe.dataset.target;
     ledger
         .set_stage(
             "generate",
@@ -128,11 +202,119 @@ pub async fn run(
             begun.elapsed().as_secs_f64(),
         )
         .await?;
-    Ok(Outcome {
-        complete,
-        generated,
-        nothing_to_do,
+    Ok(generated)
+}
+
+/// Trains, unless the same has been trained before. Says whether it had.
+async fn train_student(
+    recipe: &Recipe,
+    config: TrainConfig,
+    ledger: &Ledger,
+    run_dir: &RunDir,
+    mut progress: Box<dyn TrainProgress>,
+    cancel: Cancel,
+) -> Result<(Trained, bool), RunError> {
+    let source = match recipe
+        .roles
+        .get("student")
+        .map(|name| &recipe.models[name].provider)
+    {
+        Some(Provider::Local(local)) => local.model.clone(),
+        _ => {
+            return Err(TrainStageError::Model(
+                "[trainer] needs a local model as [roles] student".into(),
+            )
+            .into());
+        }
+    };
+    let examples = ledger.examples()?;
+    let fingerprint = train::fingerprint(&config, &source, &examples);
+    match ledger.stage("train")? {
+        Some((recorded, _)) if recorded != fingerprint => {
+            return Err(OtherRun {
+                dir: run_dir.path().to_owned(),
+                differences: format!("  train: {recorded} there,\n         {fingerprint} here"),
+            }
+            .into());
+        }
+        Some((_, true)) => {
+            let trained = Trained {
+                folder: run_dir.path().join("model"),
+                steps: ledger.steps()?,
+                held_out: ledger.held_out()?,
+            };
+            return Ok((trained, true));
+        }
+        _ => {}
+    }
+    ledger
+        .set_stage("train", fingerprint.clone(), false, 0.0)
+        .await?;
+    let begun = Instant::now();
+    let (dir, ledger_there) = (run_dir.path().to_owned(), ledger.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let trained = tokio::task::spawn_blocking(move || {
+        train::train(
+            &source,
+            &config,
+            &examples,
+            &dir,
+            &ledger_there,
+            &runtime,
+            &cancel,
+            progress.as_mut(),
+        )
     })
+    .await
+    .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    ledger
+        .set_stage("train", fingerprint, true, begun.elapsed().as_secs_f64())
+        .await?;
+    Ok((trained, false))
+}
+
+/// What the dataset's card tells of the recipe.
+fn about(prepared: &Prepared, models: &[Served]) -> About {
+    let recipe = &prepared.recipe;
+    let plugins = std::iter::once(&prepared.generator).chain(&prepared.filters);
+    let seeds = match &recipe.seeds {
+        Seeds::Bundled => "written for Pacos, Apache-2.0".to_owned(),
+        Seeds::File(path) => format!("from `{}`", path.file_name().unwrap_or_default().display()),
+    };
+    About {
+        recipe: recipe.name.clone(),
+        license: None,
+        seeds: format!("{} seed tasks, {seeds}", prepared.seeds.len()),
+        models: models
+            .iter()
+            .map(|served| {
+                let model = &recipe.models[&served.name];
+                let (provider, name) = match &model.provider {
+                    Provider::OpenAi(openai) => ("openai", openai.model.clone()),
+                    Provider::Local(local) => ("local", local.model.clone()),
+                };
+                let roles = recipe.roles.iter();
+                AboutModel {
+                    roles: roles
+                        .filter(|(_, name)| **name == served.name)
+                        .map(|(role, _)| role.clone())
+                        .collect(),
+                    provider: provider.into(),
+                    model: name,
+                    identity: served.provider.identity(),
+                    terms: model.terms.clone(),
+                }
+            })
+            .collect(),
+        plugins: plugins
+            .map(|plugin| AboutPlugin {
+                stage: plugin.recipe.path.clone(),
+                title: plugin.title(),
+                sha256: plugin.sha256.clone(),
+            })
+            .collect(),
+        manifest: recipe.toml(),
+    }
 }
 
 /// Writes the fingerprint of a new run, or compares it with the one that is there.

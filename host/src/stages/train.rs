@@ -1,0 +1,251 @@
+//! Training: from the accepted examples to the student's folder.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use candle_core::DType;
+use pacos_plugin::{CandidateId, Payload};
+use tokio::runtime::Handle;
+
+use crate::{
+    fault,
+    ledger::{HeldOutRecord, Ledger, LedgerError, TrainingStep},
+    llama::{self, Model, ModelSource},
+    trainer::{
+        self, HeldOutLoss, Plan, PlanError, StepRecord, TrainConfig, TrainError, TrainJob,
+        TrainObserver, batches,
+        config::TemplateName,
+        plan::{TokenLengths, plan},
+        template::{ExampleText, StudentTokenizer, tokenize_all},
+    },
+};
+
+/// Why the student was not trained.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainStageError {
+    /// The base model.
+    #[error("student: {0}")]
+    Model(String),
+    /// It would not fit.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The trainer itself.
+    #[error(transparent)]
+    Trainer(#[from] TrainError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The trained model could not be written.
+    #[error("cannot write the trained model to {}: {message}", path.display())]
+    Save {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+}
+
+/// Told how training comes along.
+pub trait TrainProgress: Send {
+    /// What is about to be done, in memory and steps.
+    fn plan(&mut self, plan: &Plan);
+    /// A step is done.
+    fn step(&mut self, step: &StepRecord, total: u64);
+    /// The held-out examples were measured.
+    fn held_out(&mut self, measured: &HeldOutLoss);
+    /// Something that a person should know.
+    fn notice(&mut self, sentence: &str);
+}
+
+/// What training came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// The Hugging Face folder.
+    pub folder: PathBuf,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Held-out loss before and after, in nats per token, where examples were held out.
+    pub held_out: Option<(f64, f64)>,
+}
+
+/// What the trained student depends on.
+pub(super) fn fingerprint(
+    config: &TrainConfig,
+    source: &str,
+    examples: &[(CandidateId, Payload)],
+) -> String {
+    use sha2::{Digest, Sha256};
+    let rows = serde_json::to_vec(examples).unwrap_or_default();
+    let mut parts = BTreeMap::new();
+    parts.insert("trainer", config.trajectory().to_string());
+    parts.insert("student", source.to_owned());
+    parts.insert("examples", crate::plugin::hex(&Sha256::digest(&rows)));
+    serde_json::json!(parts).to_string()
+}
+
+/// Trains the student on the accepted examples, from wherever its checkpoints end, and writes it
+/// as a Hugging Face folder. Blocks for as long as training takes.
+///
+/// # Errors
+/// See [`TrainStageError`]; checkpoints stay, and the next run goes on from the newest.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "each is a different thing that training needs"
+)]
+pub(super) fn train(
+    source: &str,
+    config: &TrainConfig,
+    examples: &[(CandidateId, Payload)],
+    dir: &Path,
+    ledger: &Ledger,
+    runtime: &Handle,
+    cancel: &AtomicBool,
+    progress: &mut dyn TrainProgress,
+) -> Result<Trained, TrainStageError> {
+    let model_error = |error: &dyn std::fmt::Display| TrainStageError::Model(error.to_string());
+    let parsed: ModelSource = source.parse().map_err(|e| model_error(&e))?;
+    let student = llama::open(&parsed, &mut |_| {}).map_err(|e| model_error(&e))?;
+    let encoder = StudentTokenizer::new(&student.tokenizer, &student.config).ok_or_else(|| {
+        TrainStageError::Model("neither tokenizer nor configuration names an end token".into())
+    })?;
+    let texts = examples.iter().filter_map(|(_, payload)| match payload {
+        Payload::Task(task) => Some(ExampleText {
+            instruction: &task.instruction,
+            input: &task.input,
+            output: &task.output,
+        }),
+        Payload::Chat(_) => None,
+    });
+    let dataset = tokenize_all(&encoder, TemplateName::Alpaca, texts, config.max_seq_len)
+        .map_err(|e| model_error(&e))?;
+    for warning in dataset.warnings(config.max_seq_len) {
+        progress.notice(&warning);
+    }
+    let lengths: Vec<usize> = dataset.rows.iter().map(|row| row.input_ids.len()).collect();
+    let planned = plan(
+        &student.config,
+        config,
+        TokenLengths::Measured(&lengths),
+        None,
+    );
+    progress.plan(&planned);
+    if let Some(available) = trainer::memory::available_bytes() {
+        planned.fits(available)?;
+    }
+    let (learnt, held) = batches::split_held_out(dataset.rows.len(), config);
+    let pick = |indices: &[usize]| -> Vec<_> {
+        indices.iter().map(|i| dataset.rows[*i].clone()).collect()
+    };
+    let (rows, held_out) = (pick(&learnt), pick(&held));
+    let Model {
+        config: shape,
+        weights,
+        tokenizer,
+        ..
+    } = &student;
+    let mut observer = Recorder {
+        ledger: ledger.clone(),
+        runtime: runtime.clone(),
+        progress,
+        total: planned.total_steps,
+        failed: None,
+    };
+    let job = TrainJob {
+        model: shape,
+        config,
+        rows: &rows,
+        held_out: &held_out,
+        dir,
+        cancel,
+        threads: 0,
+    };
+    let outcome = trainer::train(&job, weights.clone(), &mut observer)?;
+    if let Some(error) = observer.failed {
+        return Err(error.into());
+    }
+    let folder = dir.join("model");
+    let save = |message: String| TrainStageError::Save {
+        path: folder.clone(),
+        message,
+    };
+    std::fs::create_dir_all(&folder).map_err(|e| save(e.to_string()))?;
+    tokenizer
+        .save_hf(&folder)
+        .map_err(|e| save(e.to_string()))?;
+    shape
+        .save_generation_config(&folder)
+        .map_err(|e| save(e.to_string()))?;
+    fault::point("model:before-weights");
+    // `config.json` is written last: a folder that has it is whole.
+    outcome
+        .weights
+        .save_hf(&folder, shape, DType::F32)
+        .map_err(|e| save(e.to_string()))?;
+    let held_out = match (outcome.held_out.first(), outcome.held_out.last()) {
+        (Some(before), Some(after)) if before.step < after.step => Some((before.loss, after.loss)),
+        _ => None,
+    };
+    Ok(Trained {
+        folder,
+        steps: outcome.history.len() as u64,
+        held_out,
+    })
+}
+
+/// Writes each step into the ledger before the next begins.
+struct Recorder<'a> {
+    ledger: Ledger,
+    runtime: Handle,
+    progress: &'a mut dyn TrainProgress,
+    total: u64,
+    failed: Option<LedgerError>,
+}
+
+impl Recorder<'_> {
+    fn keep(&mut self, result: Result<(), LedgerError>) {
+        if let Err(error) = result {
+            self.failed.get_or_insert(error);
+        }
+    }
+}
+
+impl TrainObserver for Recorder<'_> {
+    fn on_step(&mut self, record: &StepRecord) {
+        let step = TrainingStep {
+            step: record.step,
+            loss: record.loss,
+            learning_rate: record.learning_rate,
+            grad_norm: record.grad_norm,
+            tokens: record.tokens,
+            label_tokens: record.label_tokens,
+            seconds: record.seconds,
+        };
+        let written = self.runtime.block_on(self.ledger.record_step(step));
+        self.keep(written);
+        self.progress.step(record, self.total);
+    }
+
+    fn on_held_out(&mut self, record: &HeldOutLoss) {
+        let measured = HeldOutRecord {
+            step: record.step,
+            loss: record.loss,
+        };
+        let written = self.runtime.block_on(self.ledger.record_held_out(measured));
+        self.keep(written);
+        self.progress.held_out(record);
+    }
+
+    fn on_notice(&mut self, sentence: &str) {
+        self.progress.notice(sentence);
+    }
+
+    fn on_point(&mut self, name: &str) {
+        fault::point(name);
+    }
+}
+
+/// A student that is being trained can be told to stop; it saves a checkpoint first.
+pub type Cancel = Arc<AtomicBool>;
