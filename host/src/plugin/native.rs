@@ -92,13 +92,17 @@ impl NativePlugin {
                 size_of::<PluginTable>()
             )));
         }
+        // SAFETY: the table is as long as ours, and its `contract` points at a static string.
+        let interface = unsafe { (&raw const (*table).contract).read_unaligned().as_slice() };
+        let interface = String::from_utf8_lossy(interface).into_owned();
+        let stage = contract::stage_among(name, &[interface])?;
         for (name, offset) in [
             ("create", offset_of!(PluginTable, create)),
             ("call", offset_of!(PluginTable, call)),
             ("destroy", offset_of!(PluginTable, destroy)),
         ] {
-            // SAFETY: the table is as long as ours, so that the field lies in it; as a number it
-            // may be null, which a function may not.
+            // SAFETY: the field lies in the table. As a number it may be null, which a function
+            // may not.
             let function = unsafe {
                 let field = table.cast::<u8>().add(offset);
                 field.cast::<usize>().read_unaligned()
@@ -110,9 +114,6 @@ impl NativePlugin {
         // SAFETY: magic, major and size say that it is a table of this ABI, its functions are
         // there, and the library is never unloaded.
         let table = unsafe { &*table };
-        // SAFETY: the ABI has `contract` point at a static string.
-        let interface = String::from_utf8_lossy(unsafe { table.contract.as_slice() }).into_owned();
-        let stage = contract::stage_among(name, &[interface])?;
         Ok((NativePlugin { table }, stage))
     }
 

@@ -222,6 +222,9 @@ fn broken(error: &wasmtime::Error) -> CallError {
     CallError::Trap(match error.downcast_ref() {
         Some(Trap::UnreachableCodeReached) => "it panicked or aborted".to_owned(),
         Some(Trap::StackOverflow) => "it ran out of stack".to_owned(),
+        Some(Trap::MemoryOutOfBounds) => {
+            "it reached outside its memory, as a stack that is too deep does".to_owned()
+        }
         _ => cause,
     })
 }
