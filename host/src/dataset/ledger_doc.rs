@@ -31,9 +31,7 @@ fn rows(ledger: &Ledger, query: &str) -> Vec<BTreeMap<String, Value>> {
     ledger
         .read("a query of the documentation", |c| {
             let mut statement = c.prepare(query)?;
-            let names: Vec<String> = (statement.column_names().into_iter())
-                .map(str::to_owned)
-                .collect();
+            let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
             statement
                 .query_map([], |r| {
                     (0..)

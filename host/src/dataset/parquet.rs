@@ -6,10 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use pacos_plugin::Payload;
+use pacos_plugin::{Payload, Task};
 use parquet::{
     basic::Compression,
     data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int64Type},
+    errors::ParquetError,
     file::{
         properties::WriterProperties,
         writer::{SerializedFileWriter, SerializedRowGroupWriter},
@@ -47,24 +48,29 @@ pub(super) struct Columns<W: Write> {
 
 impl<W: Write + Send> Columns<W> {
     pub(super) fn new(out: W) -> io::Result<Self> {
-        let schema = parse_message_type(SCHEMA)?;
+        let schema = parse_message_type(SCHEMA).map_err(io_error)?;
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .build();
-        let writer = SerializedFileWriter::new(out, Arc::new(schema), Arc::new(properties))?;
+        let writer = SerializedFileWriter::new(out, Arc::new(schema), Arc::new(properties))
+            .map_err(io_error)?;
         Ok(Columns { writer })
     }
 
-    /// Columns are written in the order of the schema.
     pub(super) fn rows(&mut self, rows: Vec<Row>) -> io::Result<()> {
+        self.row_group(&rows).map_err(io_error)
+    }
+
+    /// Columns are written in the order of the schema.
+    fn row_group(&mut self, rows: &[Row]) -> Result<(), ParquetError> {
         let mut group = self.writer.next_row_group()?;
         required::<ByteArrayType>(&mut group, rows.iter().map(|row| text(row.id())))?;
         required::<Int64Type>(&mut group, rows.iter().map(|row| row.unit))?;
         required::<Int64Type>(&mut group, rows.iter().map(|row| row.n))?;
         for field in [
-            |task: &pacos_plugin::Task| text(&*task.instruction),
-            |task: &pacos_plugin::Task| text(&*task.input),
-            |task: &pacos_plugin::Task| text(&*task.output),
+            |task: &Task| text(&*task.instruction),
+            |task: &Task| text(&*task.input),
+            |task: &Task| text(&*task.output),
         ] {
             optional::<ByteArrayType>(
                 &mut group,
@@ -109,7 +115,18 @@ impl<W: Write + Send> Columns<W> {
     }
 
     pub(super) fn finish(self) -> io::Result<W> {
-        Ok(self.writer.into_inner()?)
+        self.writer.into_inner().map_err(io_error)
+    }
+}
+
+/// The disk's own error, where it is one: it tells a full disk from others.
+fn io_error(error: ParquetError) -> io::Error {
+    match error {
+        ParquetError::External(error) => match error.downcast() {
+            Ok(error) => *error,
+            Err(error) => io::Error::other(error),
+        },
+        error => io::Error::other(error),
     }
 }
 
@@ -125,14 +142,14 @@ fn json(value: &impl Serialize) -> ByteArray {
 fn required<T: DataType>(
     group: &mut SerializedRowGroupWriter<'_, impl Write + Send>,
     values: impl Iterator<Item = T::T>,
-) -> io::Result<()> {
+) -> Result<(), ParquetError> {
     column::<T>(group, &values.collect::<Vec<_>>(), None)
 }
 
 fn optional<T: DataType>(
     group: &mut SerializedRowGroupWriter<'_, impl Write + Send>,
     values: impl Iterator<Item = Option<T::T>>,
-) -> io::Result<()> {
+) -> Result<(), ParquetError> {
     let values: Vec<Option<T::T>> = values.collect();
     let present: Vec<i16> = values
         .iter()
@@ -146,10 +163,44 @@ fn column<T: DataType>(
     group: &mut SerializedRowGroupWriter<'_, impl Write + Send>,
     values: &[T::T],
     present: Option<&[i16]>,
-) -> io::Result<()> {
+) -> Result<(), ParquetError> {
     let mut column = group
         .next_column()?
         .expect("the schema has as many columns as are written");
     column.typed::<T>().write_batch(values, present, None)?;
-    Ok(column.close()?)
+    column.close()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct FullDisk;
+
+    impl Write for FullDisk {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_such() {
+        let numbers: Vec<String> = (0..20_000).map(|n| n.to_string()).collect();
+        let row = Row {
+            unit: 0,
+            n: 0,
+            payload: Payload::Task(Task::new("Count.", "", numbers.join(" "))),
+            parents: Vec::new(),
+            attributes: serde_json::json!([]),
+            verdicts: Vec::new(),
+            source: None,
+        };
+        let mut columns = Columns::new(FullDisk).unwrap();
+        let error = columns.rows(vec![row]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
 }
