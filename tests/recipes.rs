@@ -295,3 +295,68 @@ fn help_teaches() {
     }
     assert!(told.contains("Exit codes"), "{told}");
 }
+
+/// The hostile filter of `tests/plugins`, with a crime.
+fn hostile(crime: &str) -> Recipe {
+    let component = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/plugins/components/hostile.wasm"
+    );
+    Recipe {
+        filters: format!(
+            "[[filters]]\nplugin = \"{component}\"\nconfig = {{ crime = \"{crime}\" }}\n\n\
+             [[filters]]\nplugin = \"rouge-l\""
+        ),
+        target: 30,
+        ..Recipe::default()
+    }
+}
+
+#[test]
+fn a_record_that_breaks_a_filter_is_put_aside_and_the_rest_goes_on() {
+    // One task of every other reply is poison to the filter.
+    let script = |request: &Recorded| match alpaca_teacher().action(request) {
+        Action::Reply(mut reply) if request.identity.is_multiple_of(2) => {
+            let field = "\"instruction\":\"";
+            reply.text = reply
+                .text
+                .replacen("\"instruction\": \"", field, 1)
+                .replacen(field, "\"instruction\":\"POISON ", 1);
+            Action::Reply(reply)
+        }
+        action => action,
+    };
+    let bench = Bench::new(script, &hostile("poison"));
+    let dir = bench.dir("run");
+    succeeds(&mut bench.run(&dir));
+    let poisoned = query(
+        &dir,
+        "SELECT count(*) FROM candidates WHERE instruction LIKE 'POISON%'",
+    );
+    assert!(poisoned > 0);
+    assert_eq!(
+        query(
+            &dir,
+            "SELECT count(*) FROM verdicts WHERE decision = 'quarantine' AND code = 'trap'"
+        ),
+        poisoned
+    );
+    // Those beside it in the batch lost nothing.
+    assert_eq!(
+        query(&dir, "SELECT count(*) FROM verdicts WHERE filter = 0"),
+        query(&dir, "SELECT count(*) FROM candidates")
+    );
+}
+
+#[test]
+fn a_filter_that_breaks_on_everything_stops_the_run() {
+    for (crime, what) in [
+        ("nan-score", "score `words` is NaN"),
+        ("too-few-verdicts", "0 verdicts for 1 records"),
+    ] {
+        let bench = Bench::new(alpaca_teacher(), &hostile(crime));
+        let told = fails(&mut bench.run(&bench.dir("run")), 4);
+        assert!(told.contains("more than max_quarantined = 20"), "{told}");
+        assert!(told.contains(what), "{told}");
+    }
+}

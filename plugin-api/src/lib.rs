@@ -86,3 +86,8 @@ pub use types::*;
 
 /// The contract that this crate speaks: the version of the WIT package `pacos:plugin`.
 pub const CONTRACT: &str = "0.1.0";
+
+/// The README's plugin is compiled as a test, so that it cannot rot.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -493,3 +493,112 @@ impl From<LedgerError> for Stop {
         Stop::Ledger(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::BoxFuture;
+
+    /// Answers with what it was asked.
+    struct Echo;
+
+    impl Provider for Echo {
+        fn describe(&self) -> ModelDescription {
+            ModelDescription {
+                model: "echo".into(),
+                context_length: None,
+                completion: true,
+                chat: false,
+                json_schema: false,
+                grammar: false,
+                logprobs: false,
+                logit_bias: false,
+                count_tokens: false,
+                log_likelihood: false,
+            }
+        }
+
+        fn identity(&self) -> String {
+            "echo".into()
+        }
+
+        fn attempt<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Attempt> {
+            let Prompt::Completion(text) = &request.prompt else {
+                unreachable!("chats are refused before they are sent");
+            };
+            let reply = Reply {
+                text: text.clone(),
+                finish_reason: FinishReason::Stop,
+                usage: None,
+                logprobs: Vec::new(),
+            };
+            Box::pin(async {
+                Attempt {
+                    status: Some(200),
+                    body: Vec::new(),
+                    outcome: Ok(reply),
+                }
+            })
+        }
+
+        fn read(&self, _request: &Request, _body: &[u8]) -> Result<Reply, Failure> {
+            Err(Failure::refused("unused", "bodies are not read again here"))
+        }
+
+        fn prompt_token_bound(&self, _request: &Request) -> u64 {
+            1
+        }
+    }
+
+    fn service(dir: &std::path::Path) -> Service {
+        let echo = Served {
+            name: "echo".into(),
+            provider: Arc::new(Echo),
+            price: None,
+            max_concurrency: 4,
+            max_attempts: 1,
+            requests_per_minute: None,
+            tokens_per_minute: None,
+        };
+        let roles = BTreeMap::from([("teacher".to_owned(), "echo".to_owned())]);
+        let ledger = Ledger::open(&dir.join("ledger.sqlite")).unwrap();
+        Service::new(roles, vec![echo], Budget::default(), ledger).unwrap()
+    }
+
+    fn asker() -> Asker {
+        Asker {
+            stage: "generator".into(),
+            place: "3".into(),
+            seed: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn another_request_in_a_recorded_place_is_not_deterministic() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = service(dir.path());
+        let ask = |text: &str| Request::completion(text);
+        let first = service.complete(&asker(), 0, "teacher", &ask("a")).await;
+        assert_eq!(first.unwrap().unwrap().text, "a");
+        // The same is answered from the record.
+        let again = service.complete(&asker(), 0, "teacher", &ask("a")).await;
+        assert_eq!(again.unwrap().unwrap().text, "a");
+        assert_eq!(service.ledger().spent().unwrap().requests, 1);
+        let other = service.complete(&asker(), 0, "teacher", &ask("b")).await;
+        assert_eq!(
+            other.unwrap_err().to_string(),
+            "plugin is not deterministic: request 0 of generator at 3 differs from the one \
+             recorded. Restore the plugin that made the record, or start a new run"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_a_model_cannot_do_is_said_before_anything_is_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = service(dir.path());
+        let chat = Request::chat(vec![pacos_plugin::Message::user("hello")]);
+        let refused = service.complete(&asker(), 0, "teacher", &chat).await;
+        assert_eq!(refused.unwrap().unwrap_err().code, "unsupported");
+        assert_eq!(service.ledger().calls_of("generator").unwrap(), 0);
+    }
+}
