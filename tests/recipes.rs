@@ -266,7 +266,10 @@ fn two_runs_in_one_directory_do_not_meet() {
     );
     let dir = bench.dir("run");
     let mut first = bench.run(&dir).spawn().expect("the command starts");
-    while !dir.join("ledger.sqlite").exists() {
+    for _ in 0..6000 {
+        if dir.join("ledger.sqlite").exists() {
+            break;
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
     let told = fails(&mut bench.run(&dir), 5);
