@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -44,7 +44,7 @@ pub(super) struct Generation {
 impl Generation {
     pub(super) fn start(target: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = MultiProgress::new().add(ProgressBar::new(target));
+            let bar = ProgressBar::new(target);
             bar.set_style(
                 ProgressStyle::with_template(
                     "generate {bar:30} {pos}/{len} examples, {msg}, {elapsed}, {eta} to go",

@@ -4,13 +4,13 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use pacos_plugin::{Error, FinishReason, Likelihood, ModelDescription, Prompt, Reply, Request};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     Attempt, Failure, FailureKind, Provider, Stop, budget::Till, rate::RateLimit,
@@ -65,7 +65,7 @@ pub struct Service {
     roles: BTreeMap<String, Arc<Model>>,
     ledger: Ledger,
     till: Till,
-    ended: AtomicBool,
+    ended: watch::Sender<bool>,
 }
 
 /// Who asks, for the ledger.
@@ -113,7 +113,7 @@ impl Service {
             roles,
             till: Till::new(budget, ledger.spent()?),
             ledger,
-            ended: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
         })
     }
 
@@ -125,7 +125,7 @@ impl Service {
 
     /// Sends no further request. Those in flight are still recorded.
     pub fn end(&self) {
-        self.ended.store(true, Ordering::Relaxed);
+        self.ended.send_replace(true);
     }
 
     fn model(&self, role: &str) -> Result<&Arc<Model>, Error> {
@@ -245,6 +245,15 @@ impl Service {
         Ok(handed_over(outcome))
     }
 
+    /// Waits, but no longer than there is anything to wait for: a server's pause can last minutes.
+    async fn unless_ended<T>(&self, wait: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut ended = self.ended.subscribe();
+        tokio::select! {
+            waited = wait => Ok(waited),
+            _ = ended.wait_for(|ended| *ended) => Err(Stop::Interrupted),
+        }
+    }
+
     /// Sends a request until it has an outcome.
     async fn attempts(
         &self,
@@ -264,7 +273,7 @@ impl Service {
                     if after.is_some() {
                         model.pause(wait);
                     }
-                    tokio::time::sleep(wait).await;
+                    self.unless_ended(tokio::time::sleep(wait)).await?;
                 }
             }
         }
@@ -279,9 +288,9 @@ impl Service {
         last: bool,
     ) -> Result<Ended, Stop> {
         let worst = model.worst_case(request);
-        model.ready(worst).await;
+        self.unless_ended(model.ready(worst)).await?;
         let reservation = self.till.reserve(worst).await?;
-        if self.ended.load(Ordering::Relaxed) {
+        if *self.ended.borrow() {
             reservation.settle_unsent();
             return Err(Stop::Interrupted);
         }
@@ -590,6 +599,24 @@ mod tests {
             "plugin is not deterministic: request 0 of generator at 3 differs from the one \
              recorded. Restore the plugin that made the record, or start a new run"
         );
+    }
+
+    #[tokio::test]
+    async fn ending_a_run_does_not_wait_for_a_pause() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = service(dir.path());
+        let model = service.model("teacher").unwrap();
+        model.pause(Duration::from_secs(3600));
+        let request = Request::completion("a");
+        let asker = asker();
+        let waiting = service.complete(&asker, 0, "teacher", &request);
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            service.end();
+        };
+        let (stopped, ()) = tokio::join!(waiting, end);
+        assert!(matches!(stopped, Err(Stop::Interrupted)));
+        assert_eq!(service.ledger().spent().unwrap().requests, 0);
     }
 
     #[tokio::test]
