@@ -21,8 +21,11 @@ pub use records::{
 pub use run_dir::{RunDir, RunDirError};
 pub(crate) use writer::Writer;
 
-/// Version of the private tables.
-const SCHEMA_VERSION: i64 = 1;
+/// Version of the private tables: one more than there are [`MIGRATIONS`].
+const SCHEMA_VERSION: i64 = 2;
+/// Element `n` takes the tables of version `n + 1` to the next.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/2.sql")];
+const _: () = assert!(SCHEMA_VERSION as usize == MIGRATIONS.len() + 1);
 
 /// What keeps the ledger from being read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -39,7 +42,7 @@ pub enum LedgerError {
     },
     /// The database was written by another release.
     #[error(
-        "the ledger has version {found}, this release reads {SCHEMA_VERSION}; use the release that wrote it, or start a new run"
+        "the ledger has version {found}, this release reads versions up to {SCHEMA_VERSION}; use the release that wrote it, or start a new run"
     )]
     Version {
         /// `user_version` of the file.
@@ -93,16 +96,7 @@ impl Ledger {
         let version: i64 = connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(&error)?;
-        match version {
-            0 => connection
-                .execute_batch(&format!(
-                    "BEGIN IMMEDIATE;\n{}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;",
-                    include_str!("schema.sql")
-                ))
-                .map_err(LedgerError::sqlite("writing its tables"))?,
-            SCHEMA_VERSION => {}
-            found => return Err(LedgerError::Version { found }),
-        }
+        migrate(&connection, version)?;
         connection
             .execute(
                 "UPDATE attempt_ SET state = 'unknown' WHERE state = 'sent'",
@@ -112,6 +106,24 @@ impl Ledger {
         let reader = open_reader(path)?;
         Ok(Ledger {
             writer: Writer::start(connection),
+            reader: Arc::new(Mutex::new(reader)),
+        })
+    }
+
+    /// Opens the ledger of a run that may be going on, only to read it. Writing to it fails.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or another release wrote it.
+    pub fn open_to_read(path: &Path) -> Result<Self, LedgerError> {
+        let reader = open_reader(path)?;
+        let found: i64 = reader
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(LedgerError::sqlite("opening it for reading"))?;
+        if found != SCHEMA_VERSION {
+            return Err(LedgerError::Version { found });
+        }
+        Ok(Ledger {
+            writer: Writer::start(open_reader(path)?),
             reader: Arc::new(Mutex::new(reader)),
         })
     }
@@ -140,6 +152,34 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         self.writer.write(doing, Box::new(write)).await
     }
+}
+
+/// Writes the tables of a new ledger, or brings those of an earlier version to the present one.
+fn migrate(connection: &Connection, version: i64) -> Result<(), LedgerError> {
+    if version == SCHEMA_VERSION {
+        return Ok(());
+    }
+    let unknown = LedgerError::Version { found: version };
+    let tables = match usize::try_from(version) {
+        Ok(0) => include_str!("tables.sql").to_owned(),
+        Ok(version) => MIGRATIONS.get(version - 1..).ok_or(unknown)?.join("\n"),
+        Err(_) => return Err(unknown),
+    };
+    let error = LedgerError::sqlite("writing its tables");
+    let views: Vec<String> = connection
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'view'")
+        .and_then(|mut query| query.query_map([], |r| r.get(0))?.collect())
+        .map_err(&error)?;
+    let dropped: String = views
+        .iter()
+        .map(|name| format!("DROP VIEW \"{name}\";\n"))
+        .collect();
+    let views = include_str!("views.sql");
+    connection
+        .execute_batch(&format!(
+            "BEGIN IMMEDIATE;\n{dropped}{tables}\n{views}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"
+        ))
+        .map_err(error)
 }
 
 fn open_reader(path: &Path) -> Result<Connection, LedgerError> {

@@ -1,160 +1,5 @@
--- The ledger of one run. Tables end in an underscore and are private: they change with
--- `user_version`. The views below them are documented in docs/ledger.md and stay.
-
--- `seeds` is the seed tasks, a JSON array of {instruction, input, output} in the file's order.
-CREATE TABLE meta_ (
-    key TEXT PRIMARY KEY,
-    value TEXT NOT NULL
-) WITHOUT ROWID, STRICT;
-
--- A stage's fingerprint is everything that its result depends on.
-CREATE TABLE stage_ (
-    name TEXT PRIMARY KEY,
-    fingerprint TEXT NOT NULL,
-    finished INTEGER NOT NULL DEFAULT 0,
-    seconds REAL NOT NULL DEFAULT 0
-) WITHOUT ROWID, STRICT;
-
--- One row for each distinct request. `outcome` is NULL until it is answered or failed for good.
-CREATE TABLE request_ (
-    key BLOB PRIMARY KEY,
-    model TEXT NOT NULL,
-    identity TEXT NOT NULL,
-    body TEXT NOT NULL,
-    outcome TEXT CHECK (outcome IN ('answered', 'failed')),
-    reply TEXT,
-    failure TEXT
-) WITHOUT ROWID, STRICT;
-
--- Who asked: the request number `ordinal` of a unit, a record or an item.
-CREATE TABLE call_ (
-    stage TEXT NOT NULL,
-    place TEXT NOT NULL,
-    ordinal INTEGER NOT NULL,
-    key BLOB NOT NULL,
-    PRIMARY KEY (stage, place, ordinal)
-) WITHOUT ROWID, STRICT;
-
--- Every sending of a request. `sent` is written before the request leaves; what is still `sent`
--- when a ledger is opened was cut off by a kill and becomes `unknown`.
-CREATE TABLE attempt_ (
-    id INTEGER PRIMARY KEY,
-    key BLOB NOT NULL,
-    stage TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('sent', 'answered', 'failed', 'unknown')),
-    sent_at REAL NOT NULL,
-    seconds REAL,
-    status INTEGER,
-    body BLOB,
-    failure TEXT,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    usd REAL NOT NULL
-) STRICT;
-CREATE INDEX attempt_key_ ON attempt_ (key);
-
-CREATE TABLE unit_ (
-    unit INTEGER PRIMARY KEY,
-    error_code TEXT,
-    error TEXT,
-    seconds REAL NOT NULL
-) STRICT;
-
-CREATE TABLE candidate_ (
-    unit INTEGER NOT NULL,
-    n INTEGER NOT NULL,
-    payload TEXT NOT NULL,
-    attributes TEXT NOT NULL,
-    parents TEXT NOT NULL,
-    place TEXT,
-    PRIMARY KEY (unit, n)
-) WITHOUT ROWID, STRICT;
-
-CREATE TABLE reject_ (
-    unit INTEGER NOT NULL,
-    n INTEGER NOT NULL,
-    code TEXT NOT NULL,
-    message TEXT NOT NULL,
-    place TEXT,
-    PRIMARY KEY (unit, n)
-) WITHOUT ROWID, STRICT;
-
-CREATE TABLE verdict_ (
-    unit INTEGER NOT NULL,
-    n INTEGER NOT NULL,
-    filter INTEGER NOT NULL,
-    plugin TEXT NOT NULL,
-    decision TEXT NOT NULL CHECK (decision IN ('keep', 'drop', 'edit', 'quarantine')),
-    code TEXT NOT NULL,
-    message TEXT NOT NULL,
-    scores TEXT NOT NULL,
-    nearest TEXT,
-    payload TEXT,
-    PRIMARY KEY (filter, unit, n)
-) WITHOUT ROWID, STRICT;
-CREATE INDEX verdict_candidate_ ON verdict_ (unit, n);
-
--- Units whose candidates have been through every filter, with what was accepted up to and with
--- each. Units beyond the last of these are surplus.
-CREATE TABLE consumed_ (
-    unit INTEGER PRIMARY KEY,
-    accepted INTEGER NOT NULL
-) STRICT;
-
-CREATE TABLE example_ (
-    position INTEGER PRIMARY KEY,
-    unit INTEGER NOT NULL,
-    n INTEGER NOT NULL,
-    payload TEXT NOT NULL,
-    UNIQUE (unit, n)
-) STRICT;
-
-CREATE TABLE step_ (
-    step INTEGER PRIMARY KEY,
-    loss REAL NOT NULL,
-    learning_rate REAL NOT NULL,
-    grad_norm REAL NOT NULL,
-    tokens INTEGER NOT NULL,
-    label_tokens INTEGER NOT NULL,
-    seconds REAL NOT NULL
-) STRICT;
-
-CREATE TABLE held_out_ (
-    step INTEGER PRIMARY KEY,
-    loss REAL NOT NULL
-) STRICT;
-
-CREATE TABLE answer_ (
-    item INTEGER NOT NULL,
-    model TEXT NOT NULL,
-    text TEXT NOT NULL,
-    finish_reason TEXT NOT NULL,
-    PRIMARY KEY (item, model)
-) WITHOUT ROWID, STRICT;
-
-CREATE TABLE likelihood_ (
-    item INTEGER NOT NULL,
-    model TEXT NOT NULL,
-    template TEXT NOT NULL,
-    log_likelihood REAL NOT NULL,
-    tokens INTEGER NOT NULL,
-    PRIMARY KEY (item, model, template)
-) WITHOUT ROWID, STRICT;
-
-CREATE TABLE judgement_ (
-    evaluator INTEGER NOT NULL,
-    item INTEGER NOT NULL,
-    n INTEGER NOT NULL,
-    judgement TEXT NOT NULL,
-    PRIMARY KEY (evaluator, item, n)
-) WITHOUT ROWID, STRICT;
-
-CREATE TABLE metric_ (
-    evaluator INTEGER NOT NULL,
-    n INTEGER NOT NULL,
-    metric TEXT NOT NULL,
-    PRIMARY KEY (evaluator, n)
-) WITHOUT ROWID, STRICT;
+-- What may be relied on, documented in docs/ledger.md. Written anew when a ledger of an earlier
+-- version is opened.
 
 CREATE VIEW stages AS
 SELECT name, finished, seconds, fingerprint FROM stage_;
@@ -262,6 +107,28 @@ SELECT step, loss, learning_rate, grad_norm, tokens, label_tokens, seconds,
        (SELECT loss FROM held_out_ WHERE held_out_.step = step_.step) AS held_out_loss
 FROM step_;
 
+CREATE VIEW recipe AS
+SELECT json_extract(value, '$.recipe') AS name, json_extract(value, '$.manifest') AS manifest
+FROM meta_ WHERE key = 'about';
+
+CREATE VIEW models AS
+SELECT json_extract(model.value, '$.name') AS name, json_extract(model.value, '$.roles') AS roles,
+       json_extract(model.value, '$.provider') AS provider,
+       json_extract(model.value, '$.model') AS model,
+       json_extract(model.value, '$.identity') AS identity,
+       json_extract(model.value, '$.terms') AS terms
+FROM meta_, json_each(meta_.value, '$.models') AS model WHERE meta_.key = 'about';
+
+CREATE VIEW plugins AS
+SELECT json_extract(plugin.value, '$.stage') AS stage, json_extract(plugin.value, '$.title') AS plugin,
+       json_extract(plugin.value, '$.sha256') AS sha256
+FROM meta_, json_each(meta_.value, '$.plugins') AS plugin WHERE meta_.key = 'about';
+
+CREATE VIEW evaluation_tasks AS
+SELECT key AS item, json_extract(value, '$.instruction') AS instruction,
+       json_extract(value, '$.input') AS input, json_extract(value, '$.output') AS output
+FROM json_each((SELECT value FROM meta_ WHERE key = 'evaluation'));
+
 CREATE VIEW metrics AS
 SELECT evaluator, json_extract(metric, '$.name') AS name, json_extract(metric, '$.value') AS value,
        json_extract(metric, '$.standard_error') AS standard_error, json_extract(metric, '$.n') AS n,
@@ -274,8 +141,45 @@ SELECT evaluator, item, n, json_extract(judgement, '$.first') AS first,
        json_extract(judgement, '$.flipped') AS flipped, judgement
 FROM judgement_;
 
+CREATE VIEW items AS
+SELECT evaluator, item, error_code, error, seconds FROM item_;
+
 CREATE VIEW likelihoods AS
 SELECT item, model, template, log_likelihood, tokens FROM likelihood_;
 
+-- Log-likelihood a token over all reference answers, with the variance of this ratio of two sums
+-- (Cochran, Sampling Techniques, 1977, equation 6.13, without the finite population's correction).
+CREATE VIEW likelihood_summary AS
+SELECT model, template, count(*) AS items, sum(tokens) AS tokens, per_token,
+       CASE WHEN count(*) > 1 THEN
+           count(*) / (count(*) - 1.0) * sum((log_likelihood - per_token * tokens)
+                                             * (log_likelihood - per_token * tokens))
+           / sum(tokens) / sum(tokens)
+       END AS variance
+FROM likelihood_ JOIN (
+    SELECT model, template, sum(log_likelihood) / sum(tokens) AS per_token
+    FROM likelihood_ GROUP BY model, template
+) USING (model, template)
+GROUP BY model, template;
+
+-- The same of the trained student less that of the base model, task by task: what both find hard
+-- cancels out.
+CREATE VIEW likelihood_gains AS
+WITH pair AS (
+    SELECT base.template AS base_template, after.tokens,
+           after.log_likelihood - base.log_likelihood AS gain
+    FROM likelihood_ after JOIN likelihood_ base ON base.item = after.item
+    WHERE after.model = 'student' AND after.template = 'alpaca' AND base.model = 'student.base'
+), ratio AS (
+    SELECT base_template, sum(gain) / sum(tokens) AS per_token FROM pair GROUP BY base_template
+)
+SELECT base_template, count(*) AS items, sum(tokens) AS tokens, per_token,
+       CASE WHEN count(*) > 1 THEN
+           count(*) / (count(*) - 1.0) * sum((gain - per_token * tokens) * (gain - per_token * tokens))
+           / sum(tokens) / sum(tokens)
+       END AS variance
+FROM pair JOIN ratio USING (base_template)
+GROUP BY base_template;
+
 CREATE VIEW answers AS
-SELECT item, model, text, finish_reason FROM answer_;
+SELECT item, model, text, finish_reason, error_code, error FROM answer_;
