@@ -15,7 +15,7 @@ use crate::{
     manifest::{Checks, Problems, Recipe},
     models::Stop,
     plugin::CallError,
-    stages::{EvaluateError, OpenError, RunError, StageError, TrainStageError},
+    stages::{EvaluateError, RunError, ServeError, StageError, TrainStageError},
     trainer::{TrainConfig, TrainError},
 };
 
@@ -102,21 +102,18 @@ impl From<crate::ledger::RunDirError> for Failed {
     }
 }
 
-impl From<OpenError> for Failed {
-    fn from(error: OpenError) -> Self {
-        Failed::Other(error.into(), 3)
-    }
-}
-
 impl From<RunError> for Failed {
     fn from(error: RunError) -> Self {
         let code = match &error {
             RunError::OtherRun(_) => 2,
-            RunError::Stage(stage) => stage_code(stage),
-            RunError::Evaluate(EvaluateError::Ledger(_))
-            | RunError::Dataset(_)
+            RunError::Stage(stage) | RunError::Evaluate(EvaluateError::Stage(stage)) => {
+                stage_code(stage)
+            }
+            RunError::Dataset(_)
+            | RunError::Evaluate(EvaluateError::Serve(ServeError::Ledger(_)))
             | RunError::Train(TrainStageError::Ledger(_) | TrainStageError::Save { .. }) => 5,
-            RunError::Evaluate(_)
+            RunError::Open(_)
+            | RunError::Evaluate(_)
             | RunError::Train(TrainStageError::Model(_) | TrainStageError::Plan(_)) => 3,
             RunError::Train(TrainStageError::Trainer(TrainError::Cancelled { .. })) => 130,
             RunError::Train(TrainStageError::Trainer(_)) => 1,

@@ -11,12 +11,14 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     llama,
-    stages::{EvaluateProgress, GenerateProgress, TrainProgress},
+    stages::{EvaluatePart, EvaluateProgress, GenerateProgress, TrainProgress},
     trainer::{HeldOutLoss, Plan, StepRecord},
 };
 
 /// How often a plain log says how far it is.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// How often a bar shows that time goes by.
+const TICK: Duration = Duration::from_millis(200);
 
 /// Starts the log on standard error. `RUST_LOG` has the last word.
 pub(super) fn start_log(verbose: u8) {
@@ -35,58 +37,65 @@ pub(super) fn start_log(verbose: u8) {
 }
 
 /// Progress of generation: a bar, or a line now and then.
+#[derive(Default)]
 pub(super) struct Generation {
-    bar: Option<ProgressBar>,
-    last_line: Mutex<Instant>,
-    candidates: Mutex<u64>,
+    state: Mutex<GenerationState>,
 }
 
-impl Generation {
-    pub(super) fn start(target: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(target);
-            bar.set_style(
-                ProgressStyle::with_template(
-                    "generate {bar:30} {pos}/{len} examples, {msg}, {elapsed}, {eta} to go",
-                )
-                .expect("the template is well formed"),
-            );
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        });
-        Generation {
-            bar,
-            last_line: Mutex::new(Instant::now()),
-            candidates: Mutex::new(0),
-        }
-    }
-
-    pub(super) fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
+#[derive(Default)]
+struct GenerationState {
+    bar: Option<ProgressBar>,
+    last_line: Option<Instant>,
+    candidates: u64,
 }
 
 impl GenerateProgress for Generation {
+    fn begin(&self, accepted: u64, target: u64) {
+        let mut state = self.state.lock().expect("no holder panics");
+        state.last_line = Some(Instant::now());
+        if !std::io::stderr().is_terminal() {
+            eprintln!("generate: {accepted}/{target} examples");
+            return;
+        }
+        let style = ProgressStyle::with_template(
+            "generate {bar:30} {pos}/{len} examples, {msg}, {elapsed}, {eta} to go",
+        );
+        let bar = ProgressBar::new(target)
+            .with_style(style.expect("the template is well formed"))
+            .with_position(accepted.min(target))
+            .with_message("waiting for the first replies");
+        // What was there before this start says nothing of how fast it goes now.
+        bar.reset_eta();
+        bar.enable_steady_tick(TICK);
+        state.bar = Some(bar);
+    }
+
     fn unit(&self, unit: u64, candidates: u64, accepted: u64, target: u64) {
-        let mut seen = self.candidates.lock().expect("no holder panics");
-        *seen += candidates;
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(accepted.min(target));
-                bar.set_message(format!("{} units, {} candidates", unit + 1, *seen));
-            }
-            None => {
-                let mut last = self.last_line.lock().expect("no holder panics");
-                if last.elapsed() >= LINE_EVERY {
-                    *last = Instant::now();
-                    eprintln!(
-                        "generate: {accepted}/{target} examples after {} units",
-                        unit + 1
-                    );
-                }
-            }
+        let mut state = self.state.lock().expect("no holder panics");
+        state.candidates += candidates;
+        if let Some(bar) = &state.bar {
+            bar.set_position(accepted.min(target));
+            bar.set_message(format!(
+                "{} units, {} candidates",
+                unit + 1,
+                state.candidates
+            ));
+        } else if state
+            .last_line
+            .is_none_or(|last| last.elapsed() >= LINE_EVERY)
+        {
+            state.last_line = Some(Instant::now());
+            eprintln!(
+                "generate: {accepted}/{target} examples after {} units",
+                unit + 1
+            );
+        }
+    }
+
+    fn end(&self) {
+        let mut state = self.state.lock().expect("no holder panics");
+        if let Some(bar) = state.bar.take() {
+            bar.finish_and_clear();
         }
     }
 }
@@ -109,6 +118,8 @@ impl TrainProgress for Training {
                 )
                 .expect("the template is well formed"),
             );
+            bar.set_message("the first step is under way");
+            bar.enable_steady_tick(TICK);
             self.bar = Some(bar);
         } else {
             eprintln!("train: {} steps", plan.total_steps);
@@ -149,26 +160,38 @@ impl TrainProgress for Training {
     }
 }
 
-/// Progress of evaluation: a bar, or one line.
+/// Progress of evaluation: a bar a part, or a line a part.
 #[derive(Default)]
 pub(super) struct Evaluation {
-    bar: Option<ProgressBar>,
+    current: Option<(EvaluatePart, ProgressBar)>,
 }
 
 impl EvaluateProgress for Evaluation {
-    fn scored(&mut self, done: u64, total: u64) {
-        let bar = self.bar.get_or_insert_with(|| {
-            if !std::io::stderr().is_terminal() {
-                eprintln!("evaluate: {total} answers");
-                return ProgressBar::hidden();
+    fn at(&mut self, part: EvaluatePart, done: u64, total: u64) {
+        let new = self
+            .current
+            .as_ref()
+            .is_none_or(|(there, _)| *there != part);
+        if new {
+            let bar = if std::io::stderr().is_terminal() {
+                let template = format!("{part:<8} {{bar:30}} {{pos}}/{{len}} tasks, {{elapsed}}");
+                let style = ProgressStyle::with_template(&template);
+                let bar =
+                    ProgressBar::new(total).with_style(style.expect("the template is well formed"));
+                bar.enable_steady_tick(TICK);
+                bar
+            } else {
+                eprintln!("{part}: {total} tasks");
+                ProgressBar::hidden()
+            };
+            self.current = Some((part, bar));
+        }
+        if let Some((_, bar)) = &self.current {
+            bar.set_position(done);
+            if done == total {
+                bar.finish_and_clear();
+                self.current = None;
             }
-            let style =
-                ProgressStyle::with_template("evaluate {bar:30} {pos}/{len} answers, {elapsed}");
-            ProgressBar::new(total).with_style(style.expect("the template is well formed"))
-        });
-        bar.set_position(done);
-        if done == total {
-            bar.finish_and_clear();
         }
     }
 }

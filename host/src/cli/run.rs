@@ -3,18 +3,20 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use clap::Args;
+use pacos_plugin::Metric;
 
 use super::{Failed, ManifestArgs, progress};
 use crate::{
     ledger::RunDir,
     models::Service,
-    stages::{self, Options, Watch},
+    stages::{self, Evaluated, Finished, Options, Outcome, Watch},
 };
 
 /// Run a recipe, from wherever it was left.
@@ -54,92 +56,176 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
     // the recipe has been found good.
     let there = options.dir.exists();
     let locked = there.then(|| RunDir::open(&options.dir)).transpose()?;
-    let mut prepared = stages::prepare(recipe).await?;
+    let prepared = stages::prepare(recipe).await?;
     let run_dir = match locked {
         Some(run_dir) => run_dir,
         None => RunDir::open(&options.dir)?,
     };
-    let models = prepared.open_models(&mut progress::fetching())?;
-    let bar = progress::Generation::start(prepared.recipe.dataset.target);
-    let service: Arc<Mutex<Option<Arc<Service>>>> = Arc::default();
+    let generation = progress::Generation::default();
+    let service: Arc<Mutex<Weak<Service>>> = Arc::default();
     let cancel = Arc::new(AtomicBool::new(false));
     tokio::spawn(stop_on_interrupt(service.clone(), cancel.clone()));
+    let mut fetching = progress::fetching();
     let watch = Watch {
-        generation: &bar,
+        fetching: &mut fetching,
+        generation: &generation,
         training: Box::new(progress::Training::default()),
         evaluation: Box::new(progress::Evaluation::default()),
-        started: Box::new(|started| {
-            *service.lock().expect("no holder panics") = Some(started);
-        }),
+        started: &|started| *service.lock().expect("no holder panics") = started,
         cancel,
     };
-    let result = stages::run(prepared, models, &run_dir, &options, watch).await;
-    bar.end();
-    let outcome = result?;
+    let outcome = stages::run(prepared, &run_dir, &options, watch).await?;
     if args.json {
-        let text = serde_json::json!({
-            "dir": options.dir,
-            "units": outcome.generated.units,
-            "accepted": outcome.generated.accepted,
-            "complete": outcome.complete,
-            "log_likelihood": outcome.likelihoods,
-            "model": outcome.trained.as_ref().map(|trained| &trained.folder),
-        });
-        println!("{text}");
-        return Ok(());
-    }
-    let dir = options.dir.display();
-    if outcome.nothing_to_do {
-        println!(
-            "Already done: {} examples in {dir}",
-            outcome.generated.accepted
-        );
+        println!("{}", told_to_programs(&options, &outcome));
     } else {
-        println!(
-            "{} examples after {} units in {dir}",
-            outcome.generated.accepted, outcome.generated.units
-        );
+        tell(&options, &outcome);
+    }
+    Ok(())
+}
+
+fn told_to_programs(options: &Options, outcome: &Outcome) -> serde_json::Value {
+    let evaluated = outcome.evaluated.as_ref();
+    let metrics = evaluated.map(|evaluated| {
+        let metrics = evaluated.metrics.iter();
+        metrics
+            .map(|(evaluator, metric)| serde_json::json!({ "evaluator": evaluator, "metric": metric }))
+            .collect::<Vec<_>>()
+    });
+    serde_json::json!({
+        "dir": options.dir,
+        "units": outcome.generated.units,
+        "accepted": outcome.generated.accepted,
+        "complete": outcome.complete,
+        "model": outcome.trained.as_ref().map(|trained| &trained.folder),
+        "log_likelihood": evaluated.map(|evaluated| &evaluated.likelihoods),
+        "metrics": metrics,
+    })
+}
+
+/// Says what came of a run, and what can be done with it now.
+fn tell(options: &Options, outcome: &Outcome) {
+    let dir = options.dir.display();
+    let Finished { units, accepted } = outcome.generated;
+    if outcome.nothing_to_do {
+        println!("Already done: {accepted} examples in {dir}");
+    } else {
+        println!("{accepted} examples after {units} units in {dir}");
     }
     if let Some(trained) = &outcome.trained {
-        println!(
-            "Trained for {} steps; the student is a Hugging Face folder: {}",
-            trained.steps,
-            trained.folder.display()
-        );
+        println!("Trained for {} steps", trained.steps);
         if let Some((before, after)) = trained.held_out {
             println!(
                 "Loss on examples that it never saw: {before:.3} before, {after:.3} after (nats a token)"
             );
         }
     }
-    if !outcome.likelihoods.is_empty() {
-        println!("Log-likelihood of the reference answers (nats a token; nearer to 0 is better):");
-        for scored in &outcome.likelihoods {
-            println!(
-                "  {:<12} {:<7} {:.3}  over {} tokens",
-                scored.model, scored.template, scored.per_token, scored.tokens
-            );
-        }
+    if let Some(evaluated) = &outcome.evaluated {
+        tell_evaluation(evaluated);
     }
     if !outcome.complete {
         println!("Not yet complete; the same command without --limit goes on from here.");
     }
-    Ok(())
+    println!("\nWhat you can do now");
+    println!("  read the report    {dir}/report.html");
+    if let Some(trained) = &outcome.trained {
+        let folder = trained.folder.display();
+        println!(
+            "  use the student    transformers serve {folder}    (or vLLM, or llama.cpp's converter)"
+        );
+    }
+    println!("  use the examples   {dir}/dataset/alpaca_data.json, .jsonl and .parquet beside it");
+    println!(
+        "  ask the record     sqlite3 -box {dir}/ledger.sqlite \"SELECT stage, what, code, count FROM funnel\""
+    );
+}
+
+fn tell_evaluation(evaluated: &Evaluated) {
+    println!("Log-likelihood of the reference answers (nats a token; nearer to 0 is better):");
+    for scored in &evaluated.likelihoods {
+        println!(
+            "  {:<12} {:<7} {:.3}  over {} tokens",
+            scored.model, scored.template, scored.per_token, scored.tokens
+        );
+    }
+    for (_, metric) in &evaluated.metrics {
+        if metric.name == "win_rate" {
+            println!("{}", win_rate(metric));
+        }
+    }
+    if let Some(sample) = &evaluated.sample {
+        println!("\nA task that nobody was trained on");
+        let task = match sample.task.input.as_str() {
+            "" => sample.task.instruction.clone(),
+            input => format!("{}\n{input}", sample.task.instruction),
+        };
+        for (who, text) in [
+            ("task", task.as_str()),
+            ("before", &sample.before),
+            ("after", &sample.after),
+        ] {
+            println!(
+                "  {who:<7} {}",
+                shortened(text).replace('\n', "\n          ")
+            );
+        }
+    }
+}
+
+/// `student against student.base: 61 % +- 5 (n = 24), first`.
+fn win_rate(metric: &Metric) -> String {
+    let attribute = |name: &str| {
+        let mut attributes = metric.attributes.iter();
+        attributes
+            .find(|attribute| attribute.name == name)
+            .map_or("?", |attribute| attribute.value.as_str())
+    };
+    let (first, second) = (attribute("first"), attribute("second"));
+    let verdict = attribute("verdict");
+    if verdict.starts_with("cannot-tell") {
+        return format!(
+            "{first} against {second}: cannot tell; the judge does not know good answers from bad ones, as its calibration shows"
+        );
+    }
+    let error = metric
+        .standard_error
+        .map_or(String::new(), |error| format!(" +- {error:.1}"));
+    format!(
+        "{first} against {second}: wins {:.1} %{error} of {} (standard error; verdict: {verdict})",
+        metric.value, metric.n
+    )
+}
+
+/// The beginning of a text, for a terminal.
+fn shortened(text: &str) -> String {
+    const LINES: usize = 6;
+    const CHARACTERS: usize = 400;
+    let text = text.trim();
+    let lines: Vec<&str> = text.lines().take(LINES).collect();
+    let mut short: String = lines.join("\n").chars().take(CHARACTERS).collect();
+    if short.len() < text.len() {
+        short.push_str(" ...");
+    }
+    short
 }
 
 /// The first interrupt lets what is in flight end and be recorded; the second ends the process.
-async fn stop_on_interrupt(service: Arc<Mutex<Option<Arc<Service>>>>, cancel: Arc<AtomicBool>) {
-    let mut asked = false;
-    while tokio::signal::ctrl_c().await.is_ok() {
-        let running = service.lock().expect("no holder panics").clone();
-        match running {
-            Some(service) if !asked => {
-                eprintln!("stopping: what is in flight is awaited and recorded; again to leave it");
+async fn stop_on_interrupt(service: Arc<Mutex<Weak<Service>>>, cancel: Arc<AtomicBool>) {
+    if tokio::signal::ctrl_c().await.is_err() {
+        return;
+    }
+    eprintln!("stopping: what is in flight is awaited and recorded; again to leave it");
+    cancel.store(true, Ordering::Relaxed);
+    // A stage that begins after the interrupt is ended too.
+    let again = async {
+        loop {
+            if let Some(service) = service.lock().expect("no holder panics").upgrade() {
                 service.end();
-                cancel.store(true, Ordering::Relaxed);
-                asked = true;
             }
-            _ => std::process::exit(130),
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    };
+    tokio::select! {
+        () = again => {}
+        _ = tokio::signal::ctrl_c() => std::process::exit(130),
     }
 }

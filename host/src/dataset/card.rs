@@ -96,10 +96,12 @@ fn write_card(
          Seed tasks: {}\n",
         or(&inline(&about.seeds), "not described")
     )?;
+    let made_by = about.plugins.iter();
+    let made_by = made_by.filter(|plugin| !plugin.stage.starts_with("evaluators"));
     table(
         card,
         ["Stage", "Plugin", "SHA-256 of its file"],
-        about.plugins.iter().map(|plugin| {
+        made_by.map(|plugin| {
             [
                 plugin.stage.as_str(),
                 &plugin.title,

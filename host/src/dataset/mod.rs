@@ -25,7 +25,7 @@ use self::{
 use crate::ledger::{Ledger, LedgerError, RunDir};
 
 /// What the dataset's card tells and the ledger does not know.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct About {
     /// Name of the recipe.
     pub recipe: String,
@@ -36,29 +36,32 @@ pub struct About {
     pub seeds: String,
     /// Every model that a role names.
     pub models: Vec<AboutModel>,
-    /// Generator and filters, in the order of the recipe.
+    /// Generator, filters and evaluators, in the order of the recipe.
     pub plugins: Vec<AboutPlugin>,
     /// The manifest as it was resolved, `--set` included.
     pub manifest: String,
 }
 
 /// A model of the recipe.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct AboutModel {
+    /// Name in the manifest.
+    pub name: String,
     /// Roles that name it: `teacher`, `judge`.
     pub roles: Vec<String>,
     /// `openai`, `local`.
     pub provider: String,
     /// The provider's name for it; becomes the `source_model` of the examples that it wrote.
     pub model: String,
-    /// What identifies it in the ledger's requests ([`crate::models::Provider::identity`]).
-    pub identity: String,
+    /// What identifies it in the ledger's requests ([`crate::models::Provider::identity`]), if it
+    /// had a part in making the dataset.
+    pub identity: Option<String>,
     /// Licence or terms, as the recipe states them.
     pub terms: Option<String>,
 }
 
 /// A plugin of the recipe.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct AboutPlugin {
     /// Where it stands in the recipe: `generator`, `filters.0`.
     pub stage: String,

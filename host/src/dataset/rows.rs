@@ -133,7 +133,7 @@ impl<'a> Rows<'a> {
             ledger,
             models: models
                 .iter()
-                .map(|model| (model.identity.as_str(), model.model.as_str()))
+                .filter_map(|model| Some((model.identity.as_deref()?, model.model.as_str())))
                 .collect(),
             filters,
             next: 0,

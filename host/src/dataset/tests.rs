@@ -239,10 +239,11 @@ pub(super) fn about() -> About {
         license: Some("CC-BY-NC-4.0".into()),
         seeds: "2 tasks, written for this test".into(),
         models: vec![AboutModel {
+            name: "strong".into(),
             roles: vec!["teacher".into(), "judge".into()],
             provider: "openai".into(),
             model: "teacher-4".into(),
-            identity: TEACHER.into(),
+            identity: Some(TEACHER.into()),
             terms: Some("no competing models".into()),
         }],
         plugins: vec![

@@ -3,8 +3,13 @@
 //! Everything that costs something or decides something is committed (`synchronous=FULL`)
 //! before anybody acts on it. Writes of one moment share a commit.
 
-mod records;
+mod candidates;
+mod column;
+mod evaluation;
+mod meta;
+mod requests;
 mod run_dir;
+mod training;
 mod writer;
 
 use std::{
@@ -14,11 +19,11 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 
-pub use records::{
-    Ask, AttemptEnd, AttemptState, Charge, Consumed, HeldOutRecord, LikelihoodRecord, Likelihoods,
-    RecordedOutcome, RequestKey, Spent, TrainingStep, UnitRecord, VerdictRecord,
-};
+pub use candidates::{Consumed, UnitRecord, VerdictRecord};
+pub use evaluation::{AnswerRecord, ItemRecord, LikelihoodRecord, Likelihoods};
+pub use requests::{Ask, AttemptEnd, AttemptState, Charge, RecordedOutcome, RequestKey, Spent};
 pub use run_dir::{RunDir, RunDirError};
+pub use training::{HeldOutRecord, TrainingStep};
 pub(crate) use writer::Writer;
 
 /// Version of the private tables: one more than there are [`MIGRATIONS`].
@@ -193,4 +198,60 @@ fn open_reader(path: &Path) -> Result<Connection, LedgerError> {
         .busy_timeout(std::time::Duration::from_secs(10))
         .map_err(&error)?;
     Ok(reader)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(path: &Path) -> Vec<String> {
+        Ledger::open_to_read(path)
+            .unwrap()
+            .read("reading the schema", |c| {
+                c.prepare("SELECT type || ' ' || name || ' ' || coalesce(sql, '') FROM sqlite_schema ORDER BY 1")?
+                    .query_map([], |r| r.get(0))?
+                    .collect()
+            })
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_ledger_of_the_first_version_is_brought_up_to_date() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old.sqlite"), dir.path().join("new.sqlite"));
+        drop(Ledger::open(&new).unwrap());
+        let ledger = Ledger::open(&old).unwrap();
+        ledger.set_meta("seeds", "[]".into()).await.unwrap();
+        drop(ledger);
+        Connection::open(&old)
+            .unwrap()
+            .execute_batch(
+                "DROP VIEW likelihood_gains; DROP VIEW items; DROP VIEW answers; DROP TABLE item_; DROP TABLE answer_;
+                 CREATE TABLE answer_ (item INTEGER NOT NULL, model TEXT NOT NULL, text TEXT NOT NULL,
+                     finish_reason TEXT NOT NULL, PRIMARY KEY (item, model)) WITHOUT ROWID, STRICT;
+                 PRAGMA user_version = 1;",
+            )
+            .unwrap();
+        let told = Ledger::open_to_read(&old).err().unwrap().to_string();
+        assert!(told.contains("version 1"), "{told}");
+        let ledger = Ledger::open(&old).unwrap();
+        assert_eq!(ledger.meta("seeds").unwrap().as_deref(), Some("[]"));
+        drop(ledger);
+        assert_eq!(schema(&old), schema(&new));
+    }
+
+    #[test]
+    fn a_ledger_of_a_later_version_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.sqlite");
+        drop(Ledger::open(&path).unwrap());
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch("PRAGMA user_version = 99;")
+            .unwrap();
+        for opened in [Ledger::open(&path), Ledger::open_to_read(&path)] {
+            let told = opened.err().unwrap().to_string();
+            assert!(told.contains("version 99"), "{told}");
+        }
+    }
 }

@@ -183,12 +183,24 @@ impl Weights {
         }
     }
 
-    fn load_folder(
+    /// Checks that all tensors are there in the right shapes, without reading any of them.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub fn check(path: &Path, config: &LlamaConfig) -> Result<(), WeightsError> {
+        if path.is_dir() {
+            Self::survey_folder(path, config).map(drop)
+        } else {
+            Self::survey_gguf(&GgufFile::open(path)?, config).map(drop)
+        }
+    }
+
+    /// Opens the files of a folder, and says which of them has each tensor.
+    fn survey_folder(
         folder: &Path,
         config: &LlamaConfig,
-        dtype: DType,
-    ) -> Result<Self, WeightsError> {
-        let mut files = weight_files(folder)?
+    ) -> Result<(Vec<SafetensorsFile>, BTreeMap<String, usize>), WeightsError> {
+        let files = weight_files(folder)?
             .iter()
             .map(|path| SafetensorsFile::open(path))
             .collect::<Result<Vec<_>, _>>()?;
@@ -204,6 +216,15 @@ impl Weights {
             }
         }
         check(folder, config, &found)?;
+        Ok((files, place))
+    }
+
+    fn load_folder(
+        folder: &Path,
+        config: &LlamaConfig,
+        dtype: DType,
+    ) -> Result<Self, WeightsError> {
+        let (mut files, place) = Self::survey_folder(folder, config)?;
         let mut tensors = BTreeMap::new();
         for (name, number) in place {
             let tensor = files[number].tensor(&name, dtype)?;
@@ -212,11 +233,11 @@ impl Weights {
         Ok(Self { tensors })
     }
 
-    fn load_gguf(
-        file: &mut GgufFile,
+    /// Hugging Face's name of each tensor of a GGUF file, with the name that it has there.
+    fn survey_gguf(
+        file: &GgufFile,
         config: &LlamaConfig,
-        dtype: DType,
-    ) -> Result<Self, WeightsError> {
+    ) -> Result<BTreeMap<String, String>, WeightsError> {
         let mut found = BTreeMap::new();
         let mut stored = BTreeMap::new();
         for name in file.tensor_names().filter(|n| *n != "rope_freqs.weight") {
@@ -226,6 +247,15 @@ impl Weights {
             stored.insert(ours, name.to_owned());
         }
         check(file.path(), config, &found)?;
+        Ok(stored)
+    }
+
+    fn load_gguf(
+        file: &mut GgufFile,
+        config: &LlamaConfig,
+        dtype: DType,
+    ) -> Result<Self, WeightsError> {
+        let stored = Self::survey_gguf(file, config)?;
         let mut tensors = BTreeMap::new();
         for (name, stored) in stored {
             let tensor = file.tensor(&stored)?;

@@ -32,6 +32,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const FAILURES_IN_A_ROW: u32 = 20;
 
 /// One model of the recipe, ready to be asked.
+#[derive(Clone)]
 pub struct Served {
     /// Name in the manifest.
     pub name: String,
@@ -147,6 +148,12 @@ impl Service {
     /// Where the recipe has no such role.
     pub fn describe(&self, role: &str) -> Result<ModelDescription, Error> {
         Ok(self.model(role)?.description.clone())
+    }
+
+    /// What identifies the model behind a role, where the recipe has it.
+    #[must_use]
+    pub fn identity(&self, role: &str) -> Option<&str> {
+        self.roles.get(role).map(|model| model.identity.as_str())
     }
 
     /// Tokens of `text` for the model behind a role.

@@ -163,7 +163,7 @@ impl Loaded {
         self.bare().await?.configure(&self.config).await
     }
 
-    /// A fresh instance, configured and started with the seeds.
+    /// A fresh instance, configured, and started with the seeds if it is no evaluator.
     ///
     /// # Errors
     /// When the plugin breaks, or refuses a configuration that it accepted before.
@@ -179,7 +179,9 @@ impl Loaded {
                 format!("{}: {}", error.path, error.message),
             )));
         }
-        instance.start(seeds).await?;
+        if self.stage != Stage::Evaluator {
+            instance.start(seeds).await?;
+        }
         Ok(instance)
     }
 }

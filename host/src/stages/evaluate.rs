@@ -1,18 +1,32 @@
-//! Evaluation by log-likelihood: how likely each model finds the reference answers.
+//! Evaluation, first part: what each model makes of tasks that nobody was trained on.
 //!
-//! `student.base` is asked in its own chat template and in Alpaca's, so that what the student
-//! gained by learning the format is told apart from what it gained beside it.
+//! `student.base` and `student` are asked how likely they find the reference answers. The base
+//! model is asked in its own chat template and in Alpaca's, so that what the student gained by
+//! learning the format is told apart from what it gained beside it. Then each of them, and the
+//! teacher, answers every task once; evaluators judge these answers ([`super::judge`]).
 
-use std::path::Path;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::Path,
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
-use pacos_plugin::Task;
+use futures::stream::{FuturesUnordered, StreamExt};
+use pacos_plugin::{Error, Message, Request, Task};
+use serde_json::json;
 
+use super::{
+    StageError,
+    models::{BASE, FetchProgress, Models, STUDENT, ServeError, TEACHER},
+    prepare::hash,
+};
 use crate::{
-    ledger::{Ledger, LedgerError, LikelihoodRecord, Likelihoods},
-    llama::{
-        self, ChatMessage, Engine, EngineOptions, Model, ModelSource,
-        generate::{GenerateError, Prompt},
-    },
+    fault,
+    ledger::{AnswerRecord, Ledger, LedgerError, LikelihoodRecord},
+    models::{Asker, Service},
+    seed,
     trainer::config::TemplateName,
 };
 
@@ -21,90 +35,298 @@ use crate::{
 pub enum EvaluateError {
     /// A model could not be opened.
     #[error("evaluation: {0}")]
-    Model(String),
+    Serve(#[from] ServeError),
     /// A model could not score an answer.
-    #[error("evaluation: {0}")]
-    Generate(#[from] GenerateError),
-    /// The ledger.
+    #[error("evaluation: {model} cannot score the reference answer of task {item}: {}", error.message)]
+    Score {
+        /// Whose likelihood was asked.
+        model: String,
+        /// Which task, from 0.
+        item: u64,
+        /// Why it cannot.
+        error: Error,
+    },
+    /// An evaluator, a model, or the user.
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Stage(#[from] StageError),
+}
+
+impl From<LedgerError> for EvaluateError {
+    fn from(error: LedgerError) -> Self {
+        EvaluateError::Stage(error.into())
+    }
+}
+
+/// The parts of evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvaluatePart {
+    /// Log-likelihoods of reference answers.
+    Score,
+    /// Answers.
+    Answer,
+    /// Judgements of answers.
+    Judge,
+}
+
+impl fmt::Display for EvaluatePart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EvaluatePart::Score => "score",
+            EvaluatePart::Answer => "answer",
+            EvaluatePart::Judge => "judge",
+        })
+    }
 }
 
 /// Told how evaluation comes along.
 pub trait EvaluateProgress: Send {
-    /// So many of all answers are scored.
-    fn scored(&mut self, done: u64, total: u64);
+    /// So much of one part is done.
+    fn at(&mut self, part: EvaluatePart, done: u64, total: u64);
 }
 
-/// Scores the reference answers under the base model and under the trained one. What is in the
-/// ledger is not scored again.
-///
-/// # Errors
-/// See [`EvaluateError`]; what was scored stays.
-pub(super) async fn evaluate(
-    source: &str,
-    student: &Path,
-    tasks: &[Task],
-    ledger: &Ledger,
-    progress: &mut dyn EvaluateProgress,
-) -> Result<Vec<Likelihoods>, EvaluateError> {
-    let opened = |error: &dyn std::fmt::Display| EvaluateError::Model(error.to_string());
-    let base: ModelSource = source.parse().map_err(|e| opened(&e))?;
-    let student = ModelSource::Path(student.to_owned());
-    let total = 3 * tasks.len() as u64;
-    let mut done = 0;
-    // One model in memory at a time.
-    for (name, source, templates) in [
-        ("student.base", &base, ["chat", "alpaca"].as_slice()),
-        ("student", &student, ["alpaca"].as_slice()),
-    ] {
-        let recorded = ledger.likelihoods_recorded(name)?;
-        if recorded == (templates.len() * tasks.len()) as u64 {
-            done += recorded;
-            continue;
+/// How a task is put to a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Template {
+    /// The model's own chat template.
+    Chat,
+    /// Alpaca's.
+    Alpaca,
+}
+
+impl Template {
+    fn name(self) -> &'static str {
+        match self {
+            Template::Chat => "chat",
+            Template::Alpaca => "alpaca",
         }
-        let model: Model = llama::open(source, &mut |_| {}).map_err(|e| opened(&e))?;
-        let engine = Engine::start(model, EngineOptions::default())?;
-        for template in templates {
-            let scores = tasks.iter().map(|task| score(&engine, task, template));
-            let scores = futures::future::join_all(scores).await;
-            for (item, scored) in (0_u64..).zip(scores) {
-                let likelihood = scored?;
-                ledger
-                    .record_likelihood(LikelihoodRecord {
-                        item,
-                        model: name.to_owned(),
-                        template: (*template).to_owned(),
-                        log_likelihood: likelihood.sum_log_prob,
-                        tokens: likelihood.tokens as u64,
-                    })
-                    .await?;
-                done += 1;
-                progress.scored(done, total);
+    }
+
+    fn request(self, task: &Task) -> Request {
+        match self {
+            Template::Chat => {
+                let text = match task.input.as_str() {
+                    "" => task.instruction.clone(),
+                    input => format!("{}\n\n{input}", task.instruction),
+                };
+                Request::chat(vec![Message::user(text)])
+            }
+            Template::Alpaca => {
+                let prompt = TemplateName::Alpaca.prompt(&task.instruction, &task.input);
+                Request::completion(prompt)
             }
         }
     }
-    Ok(ledger.likelihoods()?)
 }
 
-async fn score(
-    engine: &Engine,
-    task: &Task,
-    template: &str,
-) -> Result<llama::generate::LogLikelihood, EvaluateError> {
-    let prompt = if template == "chat" {
-        let text = match task.input.as_str() {
-            "" => task.instruction.clone(),
-            input => format!("{}\n\n{input}", task.instruction),
+/// What evaluation needs of a run.
+pub(super) struct Subjects<'a> {
+    pub(super) models: &'a Models,
+    /// The student's folder.
+    pub(super) trained: &'a Path,
+    /// What the student's weights follow from.
+    pub(super) trained_from: &'a str,
+    pub(super) tasks: &'a [Task],
+    /// Longest answer, in tokens.
+    pub(super) max_tokens: u32,
+    pub(super) ledger: &'a Ledger,
+}
+
+impl Subjects<'_> {
+    /// The roles that answer; those of one model together, so that it is opened once.
+    fn groups(&self) -> Vec<BTreeSet<String>> {
+        let of = |role: &str| BTreeSet::from([role.to_owned()]);
+        let mut groups = vec![of(BASE), of(STUDENT)];
+        let name = |role| self.models.model(role).map(|model| &model.name);
+        if self.models.has(TEACHER) {
+            if name(TEACHER) == name(BASE) {
+                groups[0].insert(TEACHER.to_owned());
+            } else {
+                groups.push(of(TEACHER));
+            }
+        }
+        groups
+    }
+
+    /// What the answers depend on, as far as it is known before a model is opened.
+    pub(super) fn fingerprint(&self) -> BTreeMap<String, String> {
+        let mut parts = BTreeMap::from([
+            ("evaluation.tasks".to_owned(), hash(&self.tasks)),
+            (
+                "evaluation.max_tokens".to_owned(),
+                self.max_tokens.to_string(),
+            ),
+            ("train".to_owned(), hash(&self.trained_from)),
+        ]);
+        for role in [STUDENT, TEACHER] {
+            if let Some(source) = self.models.source(role) {
+                parts.insert(format!("roles.{role}"), source);
+            }
+        }
+        parts
+    }
+
+    /// Scores and answers what the ledger does not have yet. Says whether there was anything.
+    ///
+    /// # Errors
+    /// See [`EvaluateError`]; what was scored and answered stays.
+    pub(super) async fn compare(&self, watch: &mut Watch<'_>) -> Result<bool, EvaluateError> {
+        let fingerprint = json!(self.fingerprint()).to_string();
+        let mut worked = false;
+        for roles in self.groups() {
+            let mut open = Vec::new();
+            for role in &roles {
+                let name = format!("evaluate {role}");
+                if self.ledger.stage(&name)?.is_none_or(|(_, done)| !done) {
+                    open.push((role, name));
+                }
+            }
+            if open.is_empty() {
+                continue;
+            }
+            worked = true;
+            let service =
+                self.models
+                    .serve(&roles, Some(self.trained), self.ledger, watch.fetching)?;
+            (watch.started)(Arc::downgrade(&service));
+            for (role, name) in open {
+                let begun = Instant::now();
+                let done = async {
+                    if role != TEACHER {
+                        self.score(&service, role, watch).await?;
+                    }
+                    self.answer(&service, role, watch).await
+                }
+                .await;
+                let seconds = begun.elapsed().as_secs_f64();
+                self.ledger
+                    .set_stage(name, fingerprint.clone(), done.is_ok(), seconds)
+                    .await?;
+                done?;
+            }
+        }
+        Ok(worked)
+    }
+
+    /// Asks how likely the model finds the reference answers.
+    async fn score(
+        &self,
+        service: &Service,
+        role: &str,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), EvaluateError> {
+        let chat = service.describe(role).is_ok_and(|can| can.chat);
+        let templates = match (role, chat) {
+            (BASE, true) => [Template::Chat, Template::Alpaca].as_slice(),
+            _ => &[Template::Alpaca],
         };
-        Prompt::Chat(vec![ChatMessage::new("user", text)])
-    } else {
-        Prompt::Text(TemplateName::Alpaca.prompt(&task.instruction, &task.input))
-    };
-    let prompt = engine.prompt_tokens(&prompt)?;
-    let answer = engine
-        .tokenizer()
-        .encode(&task.output, false)
-        .map_err(|e| EvaluateError::Model(e.to_string()))?;
-    Ok(engine.log_likelihood(&prompt, &answer).await?)
+        let total = (templates.len() * self.tasks.len()) as u64;
+        let mut done = 0;
+        for template in templates {
+            let recorded = self.ledger.likelihoods_of(role, template.name())?;
+            done += recorded.len() as u64;
+            let mut scores: FuturesUnordered<_> = (0_u64..)
+                .zip(self.tasks)
+                .filter(|(item, _)| !recorded.contains(item))
+                .map(|(item, task)| async move {
+                    let prompt = template.request(task).prompt;
+                    let scored = service.log_likelihood(role, &prompt, &task.output).await;
+                    (item, scored)
+                })
+                .collect();
+            while let Some((item, scored)) = scores.next().await {
+                let likelihood = scored.map_err(|error| EvaluateError::Score {
+                    model: role.to_owned(),
+                    item,
+                    error,
+                })?;
+                fault::point("likelihood:before-commit");
+                self.ledger
+                    .record_likelihood(LikelihoodRecord {
+                        item,
+                        model: role.to_owned(),
+                        template: template.name().to_owned(),
+                        log_likelihood: likelihood.sum,
+                        tokens: u64::from(likelihood.tokens),
+                    })
+                    .await?;
+                done += 1;
+                watch.progress.at(EvaluatePart::Score, done, total);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the model answer every task, greedily: it is the model that is compared, not its luck.
+    async fn answer(
+        &self,
+        service: &Service,
+        role: &str,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), EvaluateError> {
+        // The student is asked as it was trained; everybody else as they are used to.
+        let chat = service.describe(role).is_ok_and(|can| can.chat);
+        let template = match (role, chat) {
+            (STUDENT, _) | (_, false) => Template::Alpaca,
+            _ => Template::Chat,
+        };
+        let there = self.ledger.answers()?;
+        let there: BTreeSet<u64> = there
+            .iter()
+            .filter(|answer| answer.model == role)
+            .map(|answer| answer.item)
+            .collect();
+        let (total, mut done) = (self.tasks.len() as u64, there.len() as u64);
+        let mut answers: FuturesUnordered<_> = (0_u64..)
+            .zip(self.tasks)
+            .filter(|(item, _)| !there.contains(item))
+            .map(|(item, task)| async move {
+                let asker = Asker {
+                    stage: "answers".into(),
+                    place: format!("{role}.{item}"),
+                    // Of the task alone: models behind two roles are asked once.
+                    seed: seed::of_content(task),
+                };
+                let mut request = template.request(task);
+                request.temperature = Some(0.0);
+                request.max_tokens = Some(self.max_tokens);
+                (item, service.complete(&asker, 0, role, &request).await)
+            })
+            .collect();
+        let mut stopped = None;
+        while let Some((item, answered)) = answers.next().await {
+            let outcome = match answered {
+                Ok(outcome) => outcome,
+                Err(stop) => {
+                    // Nothing new is sent; what is in flight is paid for, so it is awaited.
+                    service.end();
+                    stopped.get_or_insert(stop);
+                    continue;
+                }
+            };
+            fault::point("answer:before-commit");
+            self.ledger
+                .record_answer(AnswerRecord {
+                    item,
+                    model: role.to_owned(),
+                    outcome: outcome
+                        .map(|reply| (reply.text, format!("{:?}", reply.finish_reason))),
+                })
+                .await?;
+            fault::point("answer:after-commit");
+            done += 1;
+            watch.progress.at(EvaluatePart::Answer, done, total);
+        }
+        match stopped {
+            Some(stop) => Err(StageError::from(stop).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How evaluation is followed and stopped.
+pub(super) struct Watch<'a> {
+    pub(super) progress: &'a mut dyn EvaluateProgress,
+    pub(super) fetching: FetchProgress<'a>,
+    /// Given each service as it begins, so that it can be told to end.
+    pub(super) started: &'a (dyn Fn(Weak<Service>) + Send + Sync),
 }

@@ -32,8 +32,12 @@ const FAILED_UNITS_IN_A_ROW: u64 = 10;
 
 /// Told how generation comes along.
 pub trait Progress: Send + Sync {
+    /// Units are about to be done; so many examples are there.
+    fn begin(&self, accepted: u64, target: u64);
     /// A unit has been through the filters.
     fn unit(&self, unit: u64, candidates: u64, accepted: u64, target: u64);
+    /// No more units are done.
+    fn end(&self);
 }
 
 /// What generation came to.
@@ -110,6 +114,10 @@ impl Generate {
         let mut under_way: JoinSet<Result<Ended, StageError>> = JoinSet::new();
         let mut next = totals.len() as u64;
         let mut failed_in_a_row = 0;
+        let there = totals.last().copied().unwrap_or(0);
+        if there < self.dataset.target {
+            progress.begin(there, self.dataset.target);
+        }
         let result = loop {
             let consumed = totals.len() as u64;
             let total = totals.last().copied().unwrap_or(0);
@@ -179,6 +187,7 @@ impl Generate {
         // Nothing new is sent; what is in flight is paid for, so it is awaited and recorded.
         self.service.end();
         while under_way.join_next().await.is_some() {}
+        progress.end();
         result
     }
 

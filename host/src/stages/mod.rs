@@ -1,9 +1,12 @@
 //! The stages of a recipe. Each reads the ledger, does one thing, writes the ledger.
 
+mod about;
 mod calls;
 mod evaluate;
 mod filter;
 mod generate;
+mod judge;
+mod models;
 mod prepare;
 mod run;
 mod seeds;
@@ -11,10 +14,11 @@ mod train;
 
 use std::sync::Arc;
 
-pub use evaluate::{EvaluateError, EvaluateProgress};
+pub use evaluate::{EvaluateError, EvaluatePart, EvaluateProgress};
 pub use generate::{Finished, Generate, Progress as GenerateProgress};
-pub use prepare::{FetchProgress, OpenError, Prepared, prepare, source_name};
-pub use run::{Options, OtherRun, Outcome, RunError, Watch, run};
+pub use models::{FetchProgress, Models, OpenError, ServeError};
+pub use prepare::{Prepared, prepare, source_name};
+pub use run::{Evaluated, Options, OtherRun, Outcome, RunError, Sample, Watch, run};
 pub use seeds::{SeedError, load as load_seeds};
 pub use train::{Cancel, TrainProgress, TrainStageError, Trained};
 

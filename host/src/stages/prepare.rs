@@ -1,16 +1,15 @@
 //! Everything that can be known wrong before work begins, found before work begins.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use pacos_plugin::{Severity, Task};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    llama::{self, Engine, EngineOptions, ModelSource},
     manifest::{self, Model, PluginSource, Problem, Problems, Provider, Recipe, Seeds},
-    models::{LocalProvider, OpenAiProvider, Served},
+    models::{OpenAiProvider, Served},
     plugin::{Loaded, Stage},
-    stages::seeds,
+    stages::{models::Models, seeds},
 };
 
 /// The seed tasks inside the binary.
@@ -21,7 +20,7 @@ const BUNDLED_EVALUATION: &str = include_str!("../../../manifests/evaluation/tas
 /// A recipe whose parts have all been found, checked and loaded.
 pub struct Prepared {
     /// The recipe.
-    pub recipe: Recipe,
+    pub recipe: Arc<Recipe>,
     /// Its seed tasks.
     pub seeds: Vec<Task>,
     /// Its evaluation tasks, if it evaluates.
@@ -32,8 +31,8 @@ pub struct Prepared {
     pub filters: Vec<Loaded>,
     /// Its evaluators, in order.
     pub evaluators: Vec<Loaded>,
-    /// The models that a role names, except local ones, which are opened by [`open_models`].
-    remote: Vec<Served>,
+    /// Its models.
+    pub models: Models,
 }
 
 /// Loads and checks everything that a recipe names, short of asking or opening a model.
@@ -78,15 +77,18 @@ pub async fn prepare(recipe: Recipe) -> Result<Prepared, Problems> {
         remote.extend(remote_model(&recipe, model, &mut problems));
     }
     match generator {
-        Some(generator) if !problems.has_errors() => Ok(Prepared {
-            recipe,
-            seeds,
-            evaluation,
-            generator,
-            filters,
-            evaluators,
-            remote,
-        }),
+        Some(generator) if !problems.has_errors() => {
+            let recipe = Arc::new(recipe);
+            Ok(Prepared {
+                models: Models::new(recipe.clone(), remote),
+                recipe,
+                seeds,
+                evaluation,
+                generator,
+                filters,
+                evaluators,
+            })
+        }
         _ => Err(problems),
     }
 }
@@ -212,17 +214,6 @@ fn remote_model(recipe: &Recipe, model: &Model, problems: &mut Problems) -> Opti
     }
 }
 
-/// Told what a model's coming takes.
-pub type FetchProgress<'a> = &'a mut dyn FnMut(llama::Progress);
-
-/// A local model that cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("model `{name}`: {message}")]
-pub struct OpenError {
-    name: String,
-    message: String,
-}
-
 impl Prepared {
     /// Asks every server whether it is there and knows its model. Spends nothing.
     ///
@@ -230,7 +221,7 @@ impl Prepared {
     /// All that do not, each at its line of the manifest.
     pub async fn probe(&self) -> Result<(), Problems> {
         let mut problems = Problems::new();
-        for served in &self.remote {
+        for served in self.models.remote() {
             if let Err(failure) = served.provider.probe().await {
                 let path = format!("models.{}", served.name);
                 problems.push(Problem::at(
@@ -242,76 +233,9 @@ impl Prepared {
         }
         problems.into_result()
     }
-
-    /// Opens the local models that roles name, and hands over all models.
-    ///
-    /// # Errors
-    /// When a model cannot be found, fetched, read or started.
-    pub fn open_models(&mut self, progress: FetchProgress<'_>) -> Result<Vec<Served>, OpenError> {
-        let mut served = std::mem::take(&mut self.remote);
-        for model in used_models(&self.recipe) {
-            let Provider::Local(local) = &model.provider else {
-                continue;
-            };
-            let failed = |error: &dyn std::fmt::Display| OpenError {
-                name: model.name.clone(),
-                message: error.to_string(),
-            };
-            let source: ModelSource = local.model.parse().map_err(|e| failed(&e))?;
-            let opened = llama::open(&source, progress).map_err(|e| failed(&e))?;
-            let options = EngineOptions {
-                max_batch: model.max_concurrency,
-                context_length: model.context_length.map(|length| length as usize),
-                ..EngineOptions::default()
-            };
-            let engine = Engine::start(opened, options).map_err(|e| failed(&e))?;
-            served.push(Served {
-                name: model.name.clone(),
-                provider: Arc::new(LocalProvider::new(local.model.clone(), engine)),
-                price: None,
-                max_concurrency: model.max_concurrency,
-                max_attempts: 1,
-                requests_per_minute: None,
-                tokens_per_minute: None,
-            });
-        }
-        Ok(served)
-    }
-
-    /// What the dataset depends on: another value of any of these makes another run.
-    #[must_use]
-    pub fn generation_fingerprint(&self, models: &[Served]) -> BTreeMap<String, String> {
-        let mut parts = BTreeMap::new();
-        parts.insert("seed".to_owned(), self.recipe.seed.to_string());
-        parts.insert(
-            "window".to_owned(),
-            self.recipe.generator.window.to_string(),
-        );
-        parts.insert("seeds".to_owned(), hash(&self.seeds));
-        let stages = std::iter::once(&self.generator).chain(&self.filters);
-        let mut roles = Vec::new();
-        for plugin in stages {
-            let path = &plugin.recipe.path;
-            parts.insert(format!("{path}.plugin"), plugin.title());
-            parts.insert(format!("{path}.sha256"), plugin.sha256.clone());
-            parts.insert(format!("{path}.config"), plugin.recipe.config.to_string());
-            roles.extend(plugin.description.capabilities.iter().cloned());
-        }
-        for capability in roles {
-            let Some(role) = capability.strip_prefix("models:") else {
-                continue;
-            };
-            let model = self.recipe.roles.get(role);
-            let served = models.iter().find(|served| Some(&served.name) == model);
-            if let Some(served) = served {
-                parts.insert(format!("roles.{role}"), served.provider.identity());
-            }
-        }
-        parts
-    }
 }
 
-fn hash(value: &impl serde::Serialize) -> String {
+pub(super) fn hash(value: &impl serde::Serialize) -> String {
     let text = serde_json::to_vec(value).unwrap_or_default();
     crate::plugin::hex(&Sha256::digest(&text))
 }

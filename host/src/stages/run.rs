@@ -1,23 +1,31 @@
 //! A recipe from its beginning to its end, in one directory, from wherever it was left.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Instant,
 };
 
+use pacos_plugin::{Metric, Task};
+use serde_json::json;
+
 use super::{
-    Finished, Generate, GenerateProgress, Prepared, StageError,
-    evaluate::{self, EvaluateError, EvaluateProgress},
+    FetchProgress, Finished, Generate, GenerateProgress, OpenError, Prepared, ServeError,
+    StageError,
+    about::about,
+    evaluate::{self, EvaluateError, EvaluateProgress, Subjects},
+    models::{BASE, Models, STUDENT},
+    prepare::hash,
     train::{self, Cancel, TrainProgress, TrainStageError, Trained},
 };
 use crate::{
-    dataset::{self, About, AboutModel, AboutPlugin, DatasetError},
-    ledger::{Ledger, Likelihoods, RunDir},
-    manifest::{Provider, Recipe, Seeds},
-    models::{Served, Service},
-    trainer::TrainConfig,
+    dataset::{self, DatasetError},
+    ledger::{Ledger, LedgerError, Likelihoods, RunDir, RunDirError},
+    manifest::{Evaluation, Recipe},
+    models::Service,
+    plugin::Loaded,
+    trainer::{TrainConfig, TrainError},
 };
 
 /// How to run, beside what the recipe says.
@@ -42,8 +50,30 @@ pub struct Outcome {
     pub nothing_to_do: bool,
     /// What training came to, where the recipe trains and the dataset is complete.
     pub trained: Option<Trained>,
-    /// How likely base and student find the reference answers, where the recipe evaluates.
+    /// What evaluation came to, where the recipe evaluates and the student is trained.
+    pub evaluated: Option<Evaluated>,
+}
+
+/// What evaluation came to.
+#[derive(Debug, Clone)]
+pub struct Evaluated {
+    /// How likely base and student find the reference answers.
     pub likelihoods: Vec<Likelihoods>,
+    /// The evaluators' figures, each with the evaluator's place in the recipe.
+    pub metrics: Vec<(u32, Metric)>,
+    /// A task that nobody was trained on, with an answer to show.
+    pub sample: Option<Sample>,
+}
+
+/// One evaluation task with its answers before and after training.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// The task, with its reference answer.
+    pub task: Task,
+    /// What `student.base` answers.
+    pub before: String,
+    /// What `student` answers.
+    pub after: String,
 }
 
 /// Why a run would not begin in a directory that has another's work in it.
@@ -60,6 +90,9 @@ pub enum RunError {
     /// The directory belongs to another recipe.
     #[error(transparent)]
     OtherRun(#[from] OtherRun),
+    /// A model is not there or not sound.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// Generation.
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -74,30 +107,42 @@ pub enum RunError {
     Evaluate(#[from] EvaluateError),
 }
 
+impl From<LedgerError> for RunError {
+    fn from(error: LedgerError) -> Self {
+        RunError::Stage(error.into())
+    }
+}
+
+impl From<RunDirError> for RunError {
+    fn from(error: RunDirError) -> Self {
+        RunError::Stage(error.into())
+    }
+}
+
+impl From<ServeError> for RunError {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Open(error) => error.into(),
+            ServeError::Ledger(error) => error.into(),
+        }
+    }
+}
+
 /// How a run is followed and stopped, from outside.
 pub struct Watch<'a> {
+    /// Told how models come.
+    pub fetching: FetchProgress<'a>,
     /// Told how generation comes along.
     pub generation: &'a dyn GenerateProgress,
     /// Told how training comes along.
     pub training: Box<dyn TrainProgress>,
     /// Told how evaluation comes along.
     pub evaluation: Box<dyn EvaluateProgress>,
-    /// Given the service when it is there, so that it can be told to end.
-    pub started: Box<dyn FnOnce(Arc<Service>) + Send + 'a>,
+    /// Given the service of each stage as it begins, so that it can be told to end. It is not to
+    /// be kept alive: with it goes the memory of local models.
+    pub started: &'a (dyn Fn(Weak<Service>) + Send + Sync),
     /// Set to stop training at the next micro-batch.
     pub cancel: Cancel,
-}
-
-impl From<crate::ledger::LedgerError> for RunError {
-    fn from(error: crate::ledger::LedgerError) -> Self {
-        RunError::Stage(error.into())
-    }
-}
-
-impl From<crate::ledger::RunDirError> for RunError {
-    fn from(error: crate::ledger::RunDirError) -> Self {
-        RunError::Stage(error.into())
-    }
 }
 
 /// Runs a prepared recipe.
@@ -106,274 +151,326 @@ impl From<crate::ledger::RunDirError> for RunError {
 /// See [`RunError`]; the directory holds everything up to then.
 pub async fn run(
     prepared: Prepared,
-    models: Vec<Served>,
     run_dir: &RunDir,
     options: &Options,
     mut watch: Watch<'_>,
 ) -> Result<Outcome, RunError> {
     let ledger = run_dir.ledger()?;
-    check_fingerprint(
-        run_dir.path(),
-        &ledger,
-        &prepared.generation_fingerprint(&models),
-    )
-    .await?;
-    if let Some(other) = &options.reuse {
+    let here = Here {
+        dir: run_dir.path(),
+        ledger: &ledger,
+        reuse: options.reuse.as_deref(),
+    };
+    prepared.models.fetch(watch.fetching)?;
+    let asked = roles_of(std::iter::once(&prepared.generator).chain(&prepared.filters));
+    let service = prepared
+        .models
+        .serve(&asked, None, &ledger, watch.fetching)?;
+    here.check_generation(&generation_fingerprint(&prepared, &service))
+        .await?;
+    if let Some(other) = here.reuse {
         ledger.import_replies(&other.join("ledger.sqlite")).await?;
     }
-    let seeds = serde_json::json!(prepared.seeds).to_string();
-    ledger.set_meta("seeds", seeds).await?;
-    let about = about(&prepared, &models);
-    let recipe = prepared.recipe.clone();
-    let mut tasks = prepared.evaluation.clone();
-    if let Some(limit) = recipe.evaluation.as_ref().and_then(|table| table.limit) {
+    let about = about(&prepared, &service);
+    let mut tasks = prepared.evaluation;
+    if let Some(limit) = prepared.recipe.evaluation.as_ref().and_then(|e| e.limit) {
         tasks.truncate(limit);
     }
+    for (key, value) in [
+        ("seeds", json!(prepared.seeds)),
+        ("evaluation", json!(tasks)),
+        ("about", json!(about)),
+    ] {
+        ledger.set_meta(key, value.to_string()).await?;
+    }
+    let (recipe, models) = (prepared.recipe, prepared.models);
     let had = ledger.consumed()?.last().copied().unwrap_or(0);
     let mut nothing_to_do = had >= recipe.dataset.target;
-    let generated = generate(
-        prepared,
-        models,
-        &ledger,
-        options,
-        watch.generation,
-        watch.started,
-    )
-    .await?;
+    (watch.started)(Arc::downgrade(&service));
+    let stages = (prepared.seeds, prepared.generator, prepared.filters);
+    let generated = generate(&recipe, stages, service, options, watch.generation).await?;
     let complete = generated.accepted >= recipe.dataset.target;
     dataset::export(&ledger, run_dir, &about)?;
-    let trained = match (&recipe.trainer, complete) {
-        (Some(table), true) => {
-            let table = table.as_object().cloned().unwrap_or_default();
-            let config = TrainConfig::from_table(&table).map_err(|problems| {
-                TrainStageError::from(crate::trainer::TrainError::Config(problems))
-            })?;
-            let (trained, was_there) = train_student(
-                &recipe,
-                config,
-                &ledger,
-                run_dir,
-                watch.training,
-                watch.cancel,
+    let mut trained = None;
+    if let (Some(table), true) = (&recipe.trainer, complete) {
+        let (done, was_there) = here
+            .train(&models, table, watch.training, watch.cancel)
+            .await?;
+        nothing_to_do &= was_there;
+        trained = Some(done);
+    }
+    let mut evaluated = None;
+    if let (Some(trained), Some(evaluation)) = (&trained, &recipe.evaluation) {
+        let (done, was_there) = here
+            .evaluate(
+                &models,
+                trained,
+                (&tasks, evaluation),
+                &prepared.evaluators,
+                evaluate::Watch {
+                    progress: watch.evaluation.as_mut(),
+                    fetching: watch.fetching,
+                    started: watch.started,
+                },
             )
             .await?;
-            nothing_to_do &= was_there;
-            Some(trained)
-        }
-        _ => None,
-    };
-    let likelihoods = match (&trained, student_source(&recipe)) {
-        (Some(trained), Some(source)) if !tasks.is_empty() => {
-            let begun = Instant::now();
-            let progress = watch.evaluation.as_mut();
-            let likelihoods =
-                evaluate::evaluate(&source, &trained.folder, &tasks, &ledger, progress).await?;
-            let seconds = begun.elapsed().as_secs_f64();
-            ledger
-                .set_stage("evaluate", String::new(), true, seconds)
-                .await?;
-            likelihoods
-        }
-        _ => Vec::new(),
-    };
+        nothing_to_do &= was_there;
+        evaluated = Some(done);
+    }
     Ok(Outcome {
-        complete,
         generated,
+        complete,
         nothing_to_do,
         trained,
-        likelihoods,
+        evaluated,
     })
 }
 
+/// The roles that plugins declare.
+pub(super) fn roles_of<'a>(plugins: impl Iterator<Item = &'a Loaded>) -> BTreeSet<String> {
+    plugins
+        .flat_map(|plugin| &plugin.description.capabilities)
+        .filter_map(|capability| capability.strip_prefix("models:"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What the dataset depends on: another value of any of these makes another run.
+fn generation_fingerprint(prepared: &Prepared, service: &Service) -> BTreeMap<String, String> {
+    let recipe = &prepared.recipe;
+    let mut parts = BTreeMap::from([
+        ("seed".to_owned(), recipe.seed.to_string()),
+        ("window".to_owned(), recipe.generator.window.to_string()),
+        ("seeds".to_owned(), hash(&prepared.seeds)),
+    ]);
+    let stages = || std::iter::once(&prepared.generator).chain(&prepared.filters);
+    for plugin in stages() {
+        let path = &plugin.recipe.path;
+        parts.insert(format!("{path}.plugin"), plugin.title());
+        parts.insert(format!("{path}.sha256"), plugin.sha256.clone());
+        parts.insert(format!("{path}.config"), plugin.recipe.config.to_string());
+    }
+    for role in roles_of(stages()) {
+        if let Some(identity) = service.identity(&role) {
+            parts.insert(format!("roles.{role}"), identity.to_owned());
+        }
+    }
+    parts
+}
+
+type GenerationStages = (Vec<Task>, Loaded, Vec<Loaded>);
+
 async fn generate(
-    prepared: Prepared,
-    models: Vec<Served>,
-    ledger: &Ledger,
+    recipe: &Recipe,
+    (seeds, generator, filters): GenerationStages,
+    service: Arc<Service>,
     options: &Options,
     progress: &dyn GenerateProgress,
-    started: Box<dyn FnOnce(Arc<Service>) + Send + '_>,
 ) -> Result<Finished, RunError> {
-    let mut recipe = prepared.recipe.clone();
+    let ledger = service.ledger().clone();
+    let mut recipe = recipe.clone();
     if let Some(limit) = options.limit {
         let most = ledger.consumed()?.len() as u64 + limit;
         let most = recipe.dataset.max_units.map_or(most, |max| max.min(most));
         recipe.dataset.max_units = Some(most);
     }
-    let service = Arc::new(Service::new(
-        recipe.roles.clone(),
-        models,
-        recipe.budget.clone(),
-        ledger.clone(),
-    )?);
-    started(service.clone());
     let begun = Instant::now();
-    let generate = Generate::new(
-        &recipe,
-        prepared.seeds,
-        prepared.generator,
-        prepared.filters,
-        service,
-    )?;
+    let generate = Generate::new(&recipe, seeds, generator, filters, service)?;
     let generated = match generate.run(progress).await {
         Err(StageError::OutOfUnits {
             units, accepted, ..
-        }) if options.limit.is_some() => Finished { units, accepted },
-        other => other?,
+        }) if options.limit.is_some() => Ok(Finished { units, accepted }),
+        other => other,
     };
-    let complete = generated.accepted >= recipe.dataset.target;
+    let complete = generated
+        .as_ref()
+        .is_ok_and(|done| done.accepted >= recipe.dataset.target);
+    let seconds = begun.elapsed().as_secs_f64();
     ledger
-        .set_stage(
-            "generate",
-            String::new(),
-            complete,
-            begun.elapsed().as_secs_f64(),
-        )
+        .set_stage("generate", String::new(), complete, seconds)
         .await?;
-    Ok(generated)
+    Ok(generated?)
 }
 
-/// Trains, unless the same has been trained before. Says whether it had.
-async fn train_student(
-    recipe: &Recipe,
-    config: TrainConfig,
-    ledger: &Ledger,
-    run_dir: &RunDir,
-    mut progress: Box<dyn TrainProgress>,
-    cancel: Cancel,
-) -> Result<(Trained, bool), RunError> {
-    let source = student_source(recipe).ok_or_else(|| {
-        TrainStageError::Model("[trainer] needs a local model as [roles] student".into())
-    })?;
-    let examples = ledger.examples()?;
-    let fingerprint = train::fingerprint(&config, &source, &examples);
-    match ledger.stage("train")? {
-        Some((recorded, _)) if recorded != fingerprint => {
-            return Err(OtherRun {
-                dir: run_dir.path().to_owned(),
-                differences: format!("  train: {recorded} there,\n         {fingerprint} here"),
-            }
-            .into());
+/// The directory of a run, with what is known of it.
+struct Here<'a> {
+    dir: &'a Path,
+    ledger: &'a Ledger,
+    reuse: Option<&'a Path>,
+}
+
+impl Here<'_> {
+    /// Compares what a stage depends on with what is recorded of it.
+    fn same(&self, recorded: &str, fingerprint: &BTreeMap<String, String>) -> Result<(), RunError> {
+        let recorded: BTreeMap<String, String> = serde_json::from_str(recorded)
+            .map_err(|e| LedgerError::Damaged(format!("fingerprint: {e}")))?;
+        let keys: BTreeSet<_> = recorded.keys().chain(fingerprint.keys()).collect();
+        let absent = "(nothing)".to_owned();
+        let differences: Vec<String> = keys
+            .into_iter()
+            .filter(|key| recorded.get(*key) != fingerprint.get(*key))
+            .map(|key| {
+                format!(
+                    "  {key}: {} there, {} here",
+                    recorded.get(key).unwrap_or(&absent),
+                    fingerprint.get(key).unwrap_or(&absent)
+                )
+            })
+            .collect();
+        if differences.is_empty() {
+            return Ok(());
         }
-        Some((_, true)) => {
+        Err(OtherRun {
+            dir: self.dir.to_owned(),
+            differences: differences.join("\n"),
+        }
+        .into())
+    }
+
+    /// Compares a stage that was begun. Says whether it was finished.
+    fn check_stage(
+        &self,
+        name: &str,
+        fingerprint: &BTreeMap<String, String>,
+    ) -> Result<bool, RunError> {
+        match self.ledger.stage(name)? {
+            Some((recorded, finished)) => {
+                self.same(&recorded, fingerprint)?;
+                Ok(finished)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Writes the fingerprint of a new run, or compares it with the one that is there.
+    async fn check_generation(
+        &self,
+        fingerprint: &BTreeMap<String, String>,
+    ) -> Result<(), RunError> {
+        match self.ledger.meta("fingerprint")? {
+            Some(recorded) => self.same(&recorded, fingerprint),
+            None => {
+                let text = json!(fingerprint).to_string();
+                Ok(self.ledger.set_meta("fingerprint", text).await?)
+            }
+        }
+    }
+
+    /// Trains, unless the same has been trained before. Says whether it had.
+    async fn train(
+        &self,
+        models: &Models,
+        table: &serde_json::Value,
+        mut progress: Box<dyn TrainProgress>,
+        cancel: Cancel,
+    ) -> Result<(Trained, bool), RunError> {
+        let source = models.source(STUDENT).ok_or_else(|| {
+            TrainStageError::Model("[trainer] needs a local model as [roles] student".into())
+        })?;
+        let table = table.as_object().cloned().unwrap_or_default();
+        let config = TrainConfig::from_table(&table)
+            .map_err(|problems| TrainStageError::from(TrainError::Config(problems)))?;
+        let examples = self.ledger.examples()?;
+        let fingerprint = train::fingerprint(&config, &source, &examples);
+        let text = json!(fingerprint).to_string();
+        if let Some(other) = self.reuse {
+            train::take_over(other, self.dir, self.ledger, &text).await?;
+        }
+        if self.check_stage("train", &fingerprint)? {
             let trained = Trained {
-                folder: run_dir.path().join("model"),
-                steps: ledger.steps()?,
-                held_out: ledger.held_out()?,
+                folder: self.dir.join("model"),
+                steps: self.ledger.steps()?,
+                held_out: self.ledger.held_out()?,
             };
             return Ok((trained, true));
         }
-        _ => {}
-    }
-    ledger
-        .set_stage("train", fingerprint.clone(), false, 0.0)
-        .await?;
-    let begun = Instant::now();
-    let (dir, ledger_there) = (run_dir.path().to_owned(), ledger.clone());
-    let runtime = tokio::runtime::Handle::current();
-    let trained = tokio::task::spawn_blocking(move || {
-        train::train(
-            &source,
-            &config,
-            &examples,
-            &dir,
-            &ledger_there,
-            &runtime,
-            &cancel,
-            progress.as_mut(),
-        )
-    })
-    .await
-    .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-    ledger
-        .set_stage("train", fingerprint, true, begun.elapsed().as_secs_f64())
-        .await?;
-    Ok((trained, false))
-}
-
-/// Where the student's base model is.
-fn student_source(recipe: &Recipe) -> Option<String> {
-    let name = recipe.roles.get("student")?;
-    match &recipe.models.get(name)?.provider {
-        Provider::Local(local) => Some(local.model.clone()),
-        Provider::OpenAi(_) => None,
-    }
-}
-
-/// What the dataset's card tells of the recipe.
-fn about(prepared: &Prepared, models: &[Served]) -> About {
-    let recipe = &prepared.recipe;
-    let plugins = std::iter::once(&prepared.generator).chain(&prepared.filters);
-    let seeds = match &recipe.seeds {
-        Seeds::Bundled => "written for Pacos, Apache-2.0".to_owned(),
-        Seeds::File(path) => format!("from `{}`", path.file_name().unwrap_or_default().display()),
-    };
-    About {
-        recipe: recipe.name.clone(),
-        license: None,
-        seeds: format!("{} seed tasks, {seeds}", prepared.seeds.len()),
-        models: models
-            .iter()
-            .map(|served| {
-                let model = &recipe.models[&served.name];
-                let (provider, name) = match &model.provider {
-                    Provider::OpenAi(openai) => ("openai", openai.model.clone()),
-                    Provider::Local(local) => ("local", local.model.clone()),
-                };
-                let roles = recipe.roles.iter();
-                AboutModel {
-                    roles: roles
-                        .filter(|(_, name)| **name == served.name)
-                        .map(|(role, _)| role.clone())
-                        .collect(),
-                    provider: provider.into(),
-                    model: name,
-                    identity: served.provider.identity(),
-                    terms: model.terms.clone(),
-                }
-            })
-            .collect(),
-        plugins: plugins
-            .map(|plugin| AboutPlugin {
-                stage: plugin.recipe.path.clone(),
-                title: plugin.title(),
-                sha256: plugin.sha256.clone(),
-            })
-            .collect(),
-        manifest: recipe.toml(),
-    }
-}
-
-/// Writes the fingerprint of a new run, or compares it with the one that is there.
-async fn check_fingerprint(
-    dir: &Path,
-    ledger: &Ledger,
-    fingerprint: &BTreeMap<String, String>,
-) -> Result<(), RunError> {
-    let Some(recorded) = ledger.meta("fingerprint")? else {
-        let text = serde_json::json!(fingerprint).to_string();
-        return Ok(ledger.set_meta("fingerprint", text).await?);
-    };
-    let recorded: BTreeMap<String, String> = serde_json::from_str(&recorded)
-        .map_err(|e| crate::ledger::LedgerError::Damaged(format!("fingerprint: {e}")))?;
-    let keys: std::collections::BTreeSet<_> = recorded.keys().chain(fingerprint.keys()).collect();
-    let absent = "(nothing)".to_owned();
-    let differences: Vec<String> = keys
-        .into_iter()
-        .filter(|key| recorded.get(*key) != fingerprint.get(*key))
-        .map(|key| {
-            format!(
-                "  {key}: {} there, {} here",
-                recorded.get(key).unwrap_or(&absent),
-                fingerprint.get(key).unwrap_or(&absent)
+        self.ledger
+            .set_stage("train", text.clone(), false, 0.0)
+            .await?;
+        let begun = Instant::now();
+        let (dir, ledger) = (self.dir.to_owned(), self.ledger.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let trained = tokio::task::spawn_blocking(move || {
+            train::train(
+                &source,
+                &config,
+                &examples,
+                &dir,
+                &ledger,
+                &runtime,
+                &cancel,
+                progress.as_mut(),
             )
         })
-        .collect();
-    if differences.is_empty() {
-        return Ok(());
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let seconds = begun.elapsed().as_secs_f64();
+        self.ledger
+            .set_stage("train", text, trained.is_ok(), seconds)
+            .await?;
+        Ok((trained?, false))
     }
-    Err(OtherRun {
-        dir: dir.to_owned(),
-        differences: differences.join("\n"),
+
+    /// Scores, answers and judges, unless it has been done before. Says whether it had.
+    async fn evaluate(
+        &self,
+        models: &Models,
+        trained: &Trained,
+        (tasks, evaluation): (&[Task], &Evaluation),
+        evaluators: &[Loaded],
+        mut watch: evaluate::Watch<'_>,
+    ) -> Result<(Evaluated, bool), RunError> {
+        let trained_from = self.ledger.stage("train")?.unwrap_or_default().0;
+        let subjects = Subjects {
+            models,
+            trained: &trained.folder,
+            trained_from: &trained_from,
+            tasks,
+            max_tokens: evaluation.max_tokens,
+            ledger: self.ledger,
+        };
+        let fingerprint = subjects.fingerprint();
+        for role in [BASE, STUDENT] {
+            self.check_stage(&format!("evaluate {role}"), &fingerprint)?;
+        }
+        for (index, evaluator) in evaluators.iter().enumerate() {
+            let fingerprint = subjects.judging_fingerprint(evaluator);
+            self.check_stage(&format!("evaluators.{index}"), &fingerprint)?;
+        }
+        let mut was_there = !subjects.compare(&mut watch).await?;
+        for (index, evaluator) in (0_u32..).zip(evaluators) {
+            was_there &= !subjects.judge(index, evaluator, &mut watch).await?;
+        }
+        let evaluated = Evaluated {
+            likelihoods: self.ledger.likelihoods()?,
+            metrics: self.ledger.metrics()?,
+            sample: self.sample(tasks)?,
+        };
+        Ok((evaluated, was_there))
     }
-    .into())
+
+    /// The first task that both answered, and not with the same words if there is one.
+    fn sample(&self, tasks: &[Task]) -> Result<Option<Sample>, LedgerError> {
+        let mut answers: BTreeMap<u64, BTreeMap<String, String>> = BTreeMap::new();
+        for answer in self.ledger.answers()? {
+            if let Ok((text, _)) = answer.outcome {
+                let of_task = answers.entry(answer.item).or_default();
+                of_task.insert(answer.model, text);
+            }
+        }
+        let mut samples = (0_u64..).zip(tasks).filter_map(|(item, task)| {
+            let answers = answers.get(&item)?;
+            Some(Sample {
+                task: task.clone(),
+                before: answers.get(BASE)?.clone(),
+                after: answers.get(STUDENT)?.clone(),
+            })
+        });
+        let first = samples.next();
+        let differs = |sample: &Sample| sample.before != sample.after;
+        Ok(match first {
+            Some(first) if !differs(&first) => samples.find(differs).or(Some(first)),
+            first => first,
+        })
+    }
 }

@@ -10,6 +10,7 @@ use candle_core::DType;
 use pacos_plugin::{CandidateId, Payload};
 use tokio::runtime::Handle;
 
+use super::prepare::hash;
 use crate::{
     fault,
     ledger::{HeldOutRecord, Ledger, LedgerError, TrainingStep},
@@ -76,14 +77,50 @@ pub(super) fn fingerprint(
     config: &TrainConfig,
     source: &str,
     examples: &[(CandidateId, Payload)],
-) -> String {
-    use sha2::{Digest, Sha256};
-    let rows = serde_json::to_vec(examples).unwrap_or_default();
-    let mut parts = BTreeMap::new();
-    parts.insert("trainer", config.trajectory().to_string());
-    parts.insert("student", source.to_owned());
-    parts.insert("examples", crate::plugin::hex(&Sha256::digest(&rows)));
-    serde_json::json!(parts).to_string()
+) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("trainer".to_owned(), config.trajectory().to_string()),
+        ("student".to_owned(), source.to_owned()),
+        ("examples".to_owned(), hash(&examples)),
+    ])
+}
+
+/// Takes over the student of another run, if it was trained to the end on the same examples in the
+/// same way: nothing is trained twice because a judge was changed.
+pub(super) async fn take_over(
+    other: &Path,
+    dir: &Path,
+    ledger: &Ledger,
+    fingerprint: &str,
+) -> Result<(), TrainStageError> {
+    if ledger.stage("train")?.is_some() {
+        return Ok(());
+    }
+    let folder = dir.join("model");
+    let copied = || -> std::io::Result<()> {
+        std::fs::create_dir_all(&folder)?;
+        let mut files: Vec<_> =
+            std::fs::read_dir(other.join("model"))?.collect::<Result<_, _>>()?;
+        // `config.json` comes last: a folder that has it is whole.
+        files.sort_by_key(|file| file.file_name() == "config.json");
+        for file in files {
+            std::fs::copy(file.path(), folder.join(file.file_name()))?;
+        }
+        Ok(())
+    };
+    if ledger
+        .import_training(&other.join("ledger.sqlite"), fingerprint)
+        .await?
+    {
+        copied().map_err(|error| TrainStageError::Save {
+            path: folder.clone(),
+            message: error.to_string(),
+        })?;
+        ledger
+            .set_stage("train", fingerprint.to_owned(), true, 0.0)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Trains the student on the accepted examples, from wherever its checkpoints end, and writes it

@@ -262,8 +262,17 @@ pub fn open(source: &ModelSource, progress: OnProgress<'_>) -> Result<Model, Sou
 }
 
 impl LocalModel {
-    /// Reads the model into memory: configuration, tokenizer, weights; and hashes its files.
-    pub fn open(&self, progress: OnProgress<'_>) -> Result<Model, SourceError> {
+    /// Checks configuration, tokenizer, and that all weights are there, without reading them.
+    ///
+    /// # Errors
+    /// As [`LocalModel::open`].
+    pub fn check(&self) -> Result<(), SourceError> {
+        let (config, _) = self.shape()?;
+        Ok(Weights::check(&self.path, &config)?)
+    }
+
+    /// Configuration and tokenizer, which fit together.
+    fn shape(&self) -> Result<(LlamaConfig, Tokenizer), SourceError> {
         let mut config = LlamaConfig::load(&self.path)?;
         config.add_generation_eos(&self.path)?;
         let tokenizer = Tokenizer::load(&self.path)?;
@@ -274,6 +283,12 @@ impl LocalModel {
                 rows: config.vocab_size,
             });
         }
+        Ok((config, tokenizer))
+    }
+
+    /// Reads the model into memory: configuration, tokenizer, weights; and hashes its files.
+    pub fn open(&self, progress: OnProgress<'_>) -> Result<Model, SourceError> {
+        let (config, tokenizer) = self.shape()?;
         let weights = Weights::load(&self.path, &config)?;
         let identity = identity(&self.path, progress)?;
         Ok(Model {
