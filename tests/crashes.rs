@@ -107,7 +107,7 @@ fn killed_at_twenty_four_moments() {
         // Spread over the whole run, each at another phase of it.
         let wait = whole.mul_f64((f64::from(moment) + 0.5) / 24.0);
         for wait in [wait, wait / 3] {
-            let mut child = bench.run(&dir).spawn().expect("the command starts");
+            let mut child = bench.start(&dir);
             std::thread::sleep(wait);
             // It may have ended by itself just before.
             let _ = child.kill();

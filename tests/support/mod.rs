@@ -2,10 +2,12 @@
 
 #![allow(dead_code, reason = "each test binary uses its own share of this")]
 
+pub mod student;
+
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use scripted_server::{Script, Server};
@@ -21,6 +23,7 @@ pub struct Recipe {
     pub generator: String,
     pub filters: String,
     pub model: String,
+    pub roles: String,
     pub rest: String,
     pub target: u64,
 }
@@ -35,6 +38,7 @@ impl Default for Recipe {
                 "[[filters]]\nplugin = \"alpaca-heuristics\"\n\n[[filters]]\nplugin = \"rouge-l\""
                     .into(),
             model: String::new(),
+            roles: String::new(),
             rest: String::new(),
             target: 60,
         }
@@ -54,9 +58,10 @@ impl Bench {
         let text = format!(
             "name = \"bench\"\nseed = 7\n\n[seeds]\nbundled = true\n\n\
              [models.scripted]\nprovider = \"openai\"\nmodel = \"scripted\"\nbase_url = \"{}\"\n{}\n\n\
-             [roles]\nteacher = \"scripted\"\n\n[generator]\n{}\n\n{}\n\n[dataset]\ntarget = {}\n\n{}\n",
+             [roles]\nteacher = \"scripted\"\n{}\n\n[generator]\n{}\n\n{}\n\n[dataset]\ntarget = {}\n\n{}\n",
             self.server.base_url(),
             recipe.model,
+            recipe.roles,
             recipe.generator,
             recipe.filters,
             recipe.target,
@@ -83,6 +88,13 @@ impl Bench {
             .arg(dir)
             .stdin(Stdio::null());
         command
+    }
+
+    /// `pacos run` in a directory, started, to be killed.
+    pub fn start(&self, dir: &Path) -> Child {
+        let mut command = self.run(dir);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("the command starts")
     }
 }
 
@@ -129,6 +141,16 @@ pub fn dataset(dir: &Path) -> Vec<(String, Vec<u8>)> {
         .collect();
     files.sort();
     files
+}
+
+/// One value out of a run's ledger, as text.
+pub fn text(dir: &Path, sql: &str) -> String {
+    let ledger = rusqlite::Connection::open(dir.join("ledger.sqlite")).expect("the ledger opens");
+    ledger
+        .query_row(&format!("SELECT CAST(({sql}) AS TEXT)"), [], |row| {
+            row.get(0)
+        })
+        .unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
 /// One number out of a run's ledger.

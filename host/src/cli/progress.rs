@@ -17,6 +17,8 @@ use crate::{
 
 /// How often a plain log says how far it is.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Bytes of a file that takes long enough to be named in a plain log.
+const WORTH_A_LINE: u64 = 1 << 30;
 /// How often a bar shows that time goes by.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -211,7 +213,10 @@ pub(super) fn fetching() -> impl FnMut(llama::Progress) {
             let bar = if terminal {
                 ProgressBar::new(progress.total.unwrap_or(0))
             } else {
-                eprintln!("{}", progress.task);
+                // A plain log has no use for what is over at once.
+                if progress.total.is_none_or(|bytes| bytes > WORTH_A_LINE) {
+                    eprintln!("{}", progress.task);
+                }
                 ProgressBar::hidden()
             };
             bar.set_style(

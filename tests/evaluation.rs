@@ -1,0 +1,373 @@
+//! Training and evaluation through the command line: a tiny student, a scripted teacher and judge.
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use scripted_server::{Action, Recorded, Script, alpaca_teacher};
+use support::{Bench, Recipe, dataset, fails, query, student, succeeds, text};
+
+const TASKS: i64 = 8;
+
+/// A recipe that trains the tiny student for three steps and has its answers judged.
+fn recipe(folder: &Path, judge: &str) -> Recipe {
+    student::write(&folder.join("student"));
+    Recipe {
+        model: format!(
+            "\n[models.tiny]\nprovider = \"local\"\nmodel = \"{}\"",
+            folder.join("student").display()
+        ),
+        roles: "judge = \"scripted\"\nstudent = \"tiny\"".into(),
+        rest: format!(
+            "[trainer]\nmax_steps = 3\nbatch_size = 4\nlearning_rate = 1e-3\neval_fraction = 0.2\n\
+             eval_every = 1\ncheckpoint_every = 1\n\n\
+             [evaluation]\nbundled = true\nlimit = {TASKS}\nmax_tokens = 12\n\n\
+             [[evaluators]]\nplugin = \"pairwise-judge\"\ngrant = [\"models:judge\"]\n{judge}"
+        ),
+        target: 20,
+        ..Recipe::default()
+    }
+}
+
+/// The alpaca teacher; as a judge, one that prefers whatever is nearer to a reference answer.
+fn good_judge() -> impl Script {
+    let references: BTreeSet<String> = include_str!("../manifests/evaluation/tasks.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a task"))
+        .map(|task| {
+            task["output"]
+                .as_str()
+                .expect("a reference")
+                .trim()
+                .to_owned()
+        })
+        .collect();
+    judge(
+        move |a, b| match (references.contains(a), references.contains(b)) {
+            (true, false) => "A",
+            (false, true) => "B",
+            // The student's babble, told apart by something that does not depend on the order.
+            _ if a > b => "A",
+            _ => "B",
+        },
+    )
+}
+
+fn judge(prefer: impl Fn(&str, &str) -> &'static str + Send + Sync + 'static) -> impl Script {
+    let teacher = alpaca_teacher();
+    move |request: &Recorded| {
+        let prompt = request.prompt();
+        let answer = |tag: &str| {
+            let (_, rest) = prompt.split_once(&format!("<{tag}>\n"))?;
+            Some(rest.split_once(&format!("\n</{tag}>"))?.0)
+        };
+        match (answer("answer-A"), answer("answer-B")) {
+            (Some(a), Some(b)) => Action::reply(format!(
+                "{{\"winner\": \"{}\"}}",
+                prefer(a.trim(), b.trim())
+            )),
+            _ => teacher.action(request),
+        }
+    }
+}
+
+fn bench(script: impl Script, judge: &str) -> Bench {
+    let bench = Bench::new(script, &Recipe::default());
+    bench.write(&recipe(bench.folder.path(), judge));
+    bench
+}
+
+#[test]
+fn answers_are_judged_once_and_summed_up() {
+    let pairs =
+        "config = { pairs = [[\"student\", \"student.base\"], [\"student\", \"teacher\"]] }";
+    let bench = bench(good_judge(), pairs);
+    let dir = bench.dir("run");
+    let told = succeeds(&mut bench.run(&dir));
+    for said in [
+        "Trained for 3 steps",
+        "student.base alpaca",
+        "student against student.base: wins",
+        "student against teacher: wins",
+        "A task that nobody was trained on",
+        "What you can do now",
+    ] {
+        assert!(told.contains(said), "{said}: {told}");
+    }
+    // Each of the three models answered each task, and each answer was asked for once.
+    assert_eq!(
+        query(
+            &dir,
+            "SELECT count(*) FROM answers WHERE error_code IS NULL"
+        ),
+        3 * TASKS
+    );
+    assert_eq!(
+        query(
+            &dir,
+            "SELECT count(*) FROM requests WHERE stage = 'answers'"
+        ),
+        3 * TASKS
+    );
+    // Two templates of the base model, one of the student.
+    assert_eq!(query(&dir, "SELECT count(*) FROM likelihoods"), 3 * TASKS);
+    assert_eq!(
+        query(&dir, "SELECT count(*) FROM items WHERE error_code IS NULL"),
+        TASKS
+    );
+    // The judge knows the references, and no verdict changes with the order.
+    assert_eq!(
+        text(
+            &dir,
+            "SELECT value FROM metrics WHERE name = 'judge_usable'"
+        ),
+        "1.0"
+    );
+    assert_eq!(
+        query(&dir, "SELECT count(*) FROM judgements WHERE flipped"),
+        0
+    );
+    // Win rates are those that the judgements give.
+    let rate = text(
+        &dir,
+        "SELECT value FROM metrics WHERE name = 'win_rate' AND attributes LIKE '%student.base%'",
+    );
+    let points = text(
+        &dir,
+        "SELECT 100.0 * avg(CASE outcome WHEN 'First' THEN 1.0 WHEN 'Tie' THEN 0.5 ELSE 0.0 END)
+         FROM judgements WHERE second = 'student.base'",
+    );
+    assert_eq!(rate, points);
+    // A second time there is nothing to do, and nothing is asked.
+    let asked = bench.server.count();
+    let told = succeeds(&mut bench.run(&dir));
+    assert!(told.starts_with("Already done: "), "{told}");
+    assert!(told.contains("student against teacher: wins"), "{told}");
+    assert_eq!(bench.server.count(), asked);
+}
+
+#[test]
+fn a_judge_that_always_says_a_cannot_tell() {
+    let bench = bench(
+        judge(|_, _| "A"),
+        "config = { pairs = [[\"student\", \"student.base\"]] }",
+    );
+    let dir = bench.dir("run");
+    let told = succeeds(&mut bench.run(&dir));
+    assert!(
+        told.contains("student against student.base: cannot tell"),
+        "{told}"
+    );
+    assert_eq!(
+        text(
+            &dir,
+            "SELECT value FROM metrics WHERE name = 'judge_usable'"
+        ),
+        "0.0"
+    );
+}
+
+#[test]
+fn another_judge_is_another_run_that_trains_and_asks_nothing_twice() {
+    let bench = bench(
+        good_judge(),
+        "config = { pairs = [[\"student\", \"student.base\"]] }",
+    );
+    let (dir, fork) = (bench.dir("run"), bench.dir("fork"));
+    succeeds(&mut bench.run(&dir));
+    bench.write(&recipe(
+        bench.folder.path(),
+        "config = { pairs = [[\"student\", \"teacher\"]] }",
+    ));
+    let told = fails(&mut bench.run(&dir), 2);
+    assert!(told.contains("evaluators.0.config"), "{told}");
+    assert!(told.contains("--fork NEW"), "{told}");
+    let asked = bench.server.count();
+    let told = succeeds(bench.run(&dir).arg("--fork").arg(&fork));
+    assert!(told.contains("student against teacher: wins"), "{told}");
+    assert_eq!(dataset(&dir), dataset(&fork));
+    // The student was taken over, and only the new comparisons were asked: two a task at most.
+    let model = |dir: &Path| std::fs::read(dir.join("model/model.safetensors")).expect("a model");
+    assert_eq!(model(&dir), model(&fork));
+    assert!(
+        !fork.join("checkpoints").exists(),
+        "the student was trained again"
+    );
+    assert_eq!(query(&fork, "SELECT count(*) FROM training"), 3);
+    let more = bench.server.requests().split_off(asked);
+    assert!(
+        more.iter()
+            .all(|request| request.prompt().contains("<answer-A>"))
+    );
+    assert!(
+        more.len() <= 2 * usize::try_from(TASKS).expect("small"),
+        "{}",
+        more.len()
+    );
+}
+
+#[test]
+fn a_student_that_is_not_whole_is_refused_before_anything_is_asked() {
+    let bench = bench(good_judge(), "");
+    let weights = bench.folder.path().join("student/model.safetensors");
+    let bytes = std::fs::read(&weights).expect("the weights");
+    std::fs::write(&weights, &bytes[..bytes.len() - 100]).expect("the folder is writable");
+    let told = fails(&mut bench.run(&bench.dir("run")), 3);
+    assert!(told.contains("model `tiny`"), "{told}");
+    assert!(told.contains("model.safetensors"), "{told}");
+    assert_eq!(bench.server.count(), 0);
+}
+
+#[test]
+fn an_evaluator_that_cannot_judge_a_task_leaves_the_others_their_figures() {
+    let script = good_judge();
+    // The judge fails for good over one task, in words that are no refusal.
+    let script = move |request: &Recorded| {
+        let prompt = request.prompt();
+        if prompt.contains("<answer-A>") && prompt.contains("Decline the meeting invitation") {
+            return Action::error(400, "context_length_exceeded", "too many tokens");
+        }
+        script.action(request)
+    };
+    let bench = bench(
+        script,
+        "config = { pairs = [[\"student\", \"student.base\"]] }",
+    );
+    let dir = bench.dir("run");
+    succeeds(&mut bench.run(&dir));
+    assert_eq!(
+        query(
+            &dir,
+            "SELECT count(*) FROM items WHERE error_code IS NOT NULL"
+        ),
+        1
+    );
+    assert_eq!(
+        query(&dir, "SELECT n FROM metrics WHERE name = 'win_rate'"),
+        TASKS - 1
+    );
+}
+
+/// Everything that a run came to, save for how long it took.
+fn results(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut results = dataset(dir);
+    for file in ["model/model.safetensors", "model/config.json"] {
+        let bytes = std::fs::read(dir.join(file)).expect("the student was written");
+        results.push((file.to_owned(), bytes));
+    }
+    for columns in [
+        "step, loss, learning_rate, grad_norm, held_out_loss FROM training",
+        "item, model, template, log_likelihood, tokens FROM likelihoods",
+        "item, model, text, finish_reason, error FROM answers",
+        "evaluator, item, error FROM items",
+        "evaluator, item, n, judgement FROM judgements",
+        "evaluator, name, value, standard_error, n, attributes FROM metrics",
+    ] {
+        let ledger = rusqlite::Connection::open(dir.join("ledger.sqlite")).expect("the ledger");
+        let mut query = ledger
+            .prepare(&format!("SELECT {columns} ORDER BY 1, 2, 3"))
+            .expect("the view is documented");
+        let width = query.column_count();
+        let rows: Vec<String> = query
+            .query_map([], |row| {
+                let cells: Result<Vec<_>, _> = (0..width)
+                    .map(|i| row.get_ref(i).map(|cell| format!("{cell:?}")))
+                    .collect();
+                cells.map(|cells| cells.join("|"))
+            })
+            .expect("the view can be read")
+            .collect::<Result<_, _>>()
+            .expect("its rows can be read");
+        assert!(!rows.is_empty(), "{columns}");
+        results.push((columns.to_owned(), rows.join("\n").into_bytes()));
+    }
+    results
+}
+
+fn same_as_never_killed(dir: &Path, expected: &[(String, Vec<u8>)], what: &str) {
+    for ((name, bytes), (_, wanted)) in results(dir).iter().zip(expected) {
+        assert!(bytes == wanted, "{what}: {name} is another");
+    }
+    let paid_twice = "SELECT count(*) FROM (SELECT key FROM attempts GROUP BY key
+                      HAVING sum(state = 'answered') > 1)";
+    assert_eq!(
+        query(dir, paid_twice),
+        0,
+        "{what}: a recorded reply was paid twice"
+    );
+}
+
+#[test]
+fn killed_in_training_or_evaluation_a_run_ends_as_one_never_killed() {
+    let bench = bench(
+        good_judge(),
+        "config = { pairs = [[\"student\", \"student.base\"]] }",
+    );
+    let whole = bench.dir("whole");
+    succeeds(&mut bench.run(&whole));
+    let expected = results(&whole);
+    for point in [
+        "step:after@1",
+        "step:after@3",
+        "checkpoint:mid-write@1",
+        "checkpoint:mid-write@2",
+        "checkpoint:before-rename@2",
+        "checkpoint:after-rename@1",
+        "model:before-weights@1",
+        "likelihood:before-commit@3",
+        "likelihood:before-commit@20",
+        "answer:before-commit@1",
+        "answer:after-commit@20",
+        "judgements:before-commit@2",
+        "judgements:after-commit@8",
+    ] {
+        let dir = bench.dir(&point.replace([':', '@'], "-"));
+        let killed = bench
+            .run(&dir)
+            .env("PACOS_CRASH_AT", point)
+            .output()
+            .expect("the command starts");
+        assert!(!killed.status.success(), "{point} was never passed");
+        succeeds(&mut bench.run(&dir));
+        same_as_never_killed(&dir, &expected, point);
+    }
+}
+
+#[test]
+fn killed_at_eight_moments_of_training_and_evaluation() {
+    let bench = bench(
+        good_judge(),
+        "config = { pairs = [[\"student\", \"student.base\"]] }",
+    );
+    let whole = bench.dir("whole");
+    let generated = || whole.join("dataset/README.md").exists();
+    let mut child = bench.start(&whole);
+    let mut first = None;
+    let began = Instant::now();
+    let ended = loop {
+        if first.is_none() && generated() {
+            first = Some(began.elapsed());
+        }
+        if child.try_wait().expect("it can be asked").is_some() {
+            break began.elapsed();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let first = first.expect("the dataset was written");
+    let expected = results(&whole);
+    for moment in 0..8_u32 {
+        let dir = bench.dir(&format!("moment-{moment}"));
+        let wait = first + (ended - first).mul_f64((f64::from(moment) + 0.5) / 8.0);
+        let mut child = bench.start(&dir);
+        std::thread::sleep(wait);
+        // It may have ended by itself just before.
+        let _ = child.kill();
+        child.wait().expect("it ends");
+        succeeds(&mut bench.run(&dir));
+        same_as_never_killed(&dir, &expected, &format!("{wait:?}"));
+    }
+}
