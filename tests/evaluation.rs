@@ -211,6 +211,49 @@ fn another_judge_is_another_run_that_trains_and_asks_nothing_twice() {
 }
 
 #[test]
+fn more_examples_than_were_trained_on_are_refused_before_they_are_asked_for() {
+    let bench = bench(good_judge(), "");
+    let dir = bench.dir("run");
+    succeeds(&mut bench.run(&dir));
+    let asked = bench.server.count();
+    let told = fails(bench.run(&dir).args(["--set", "dataset.target=200"]), 2);
+    assert!(
+        told.contains("dataset.target: the student is trained on"),
+        "{told}"
+    );
+    assert_eq!(bench.server.count(), asked);
+}
+
+#[test]
+fn an_evaluator_is_the_same_as_a_component_and_as_a_library() {
+    let pairs = "config = { pairs = [[\"student\", \"student.base\"]] }";
+    let bench = bench(good_judge(), pairs);
+    let (component, library) = (bench.dir("component"), bench.dir("library"));
+    succeeds(&mut bench.run(&component));
+    let file = support::library("pairwise_judge");
+    let recipe = std::fs::read_to_string(bench.manifest()).expect("the manifest");
+    let named = format!(
+        "plugin = \"{}\"\ntrust = \"native\"\nsha256 = \"{}\"",
+        file.display(),
+        support::sha256(&file)
+    );
+    let recipe = recipe.replace("plugin = \"pairwise-judge\"", &named);
+    std::fs::write(bench.manifest(), recipe).expect("the folder is writable");
+    succeeds(bench.run(&component).arg("--fork").arg(&library));
+    let metrics = "SELECT group_concat(name || value || attributes, '
+') FROM metrics";
+    assert_eq!(text(&component, metrics), text(&library, metrics));
+    // The same requests, so the same replies: nothing was paid for again.
+    assert_eq!(
+        query(
+            &library,
+            "SELECT count(*) FROM attempts WHERE stage = 'evaluators.0'"
+        ),
+        0
+    );
+}
+
+#[test]
 fn a_student_that_is_not_whole_is_refused_before_anything_is_asked() {
     let bench = bench(good_judge(), "");
     let weights = bench.folder.path().join("student/model.safetensors");

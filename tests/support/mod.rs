@@ -105,6 +105,20 @@ pub fn pacos() -> Command {
     command
 }
 
+/// A plugin of the workspace as a dynamic library, which cargo puts beside the tests.
+pub fn library(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test has a path");
+    let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    test.with_file_name(format!("{prefix}{name}{suffix}"))
+}
+
+/// Of a file, in hexadecimal.
+pub fn sha256(file: &Path) -> String {
+    use sha2::{Digest, Sha256};
+    let hash = Sha256::digest(fs::read(file).expect("the file is there"));
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Runs a command to its end and asserts that it succeeded.
 pub fn succeeds(command: &mut Command) -> String {
     let output = command.output().expect("the command starts");

@@ -186,6 +186,7 @@ pub async fn run(
     let (recipe, models) = (prepared.recipe, prepared.models);
     let had = ledger.consumed()?.last().copied().unwrap_or(0);
     let mut nothing_to_do = had >= recipe.dataset.target;
+    here.check_target(had, recipe.dataset.target)?;
     (watch.started)(Arc::downgrade(&service));
     let stages = (prepared.seeds, prepared.generator, prepared.filters);
     let generated = generate(&recipe, stages, service, options, watch.generation).await?;
@@ -354,6 +355,20 @@ impl Here<'_> {
                 Ok(self.ledger.set_meta("fingerprint", text).await?)
             }
         }
+    }
+
+    /// Refuses more examples than the student was trained on, before they are asked for.
+    fn check_target(&self, had: u64, target: u64) -> Result<(), RunError> {
+        if had >= target || self.ledger.stage("train")?.is_none() {
+            return Ok(());
+        }
+        Err(OtherRun {
+            dir: self.dir.to_owned(),
+            differences: format!(
+                "  dataset.target: the student is trained on {had} examples there, {target} here"
+            ),
+        }
+        .into())
     }
 
     /// Trains, unless the same has been trained before. Says whether it had.
