@@ -111,9 +111,7 @@ fn reduce(schema: &mut Value, fine_tuned: bool) -> bool {
 
 /// Every one of them is gone through, whatever the first says.
 fn each<'a>(schemas: impl Iterator<Item = &'a mut Value>, fine_tuned: bool) -> bool {
-    schemas.fold(true, |strict, schema| {
-        reduce(schema, fine_tuned) && strict
-    })
+    schemas.fold(true, |strict, schema| reduce(schema, fine_tuned) && strict)
 }
 
 fn is_object(fields: &Map<String, Value>) -> bool {
