@@ -302,6 +302,7 @@ fn student_source(recipe: &Recipe) -> Option<String> {
 /// What the dataset's card tells of the recipe.
 fn about(prepared: &Prepared, models: &[Served]) -> About {
     let recipe = &prepared.recipe;
+    let published = recipe.published();
     let plugins = std::iter::once(&prepared.generator).chain(&prepared.filters);
     let seeds = match &recipe.seeds {
         Seeds::Bundled => "written for Pacos, Apache-2.0".to_owned(),
@@ -309,24 +310,22 @@ fn about(prepared: &Prepared, models: &[Served]) -> About {
     };
     About {
         recipe: recipe.name.clone(),
-        license: None,
+        license: recipe.dataset.license.clone(),
         seeds: format!("{} seed tasks, {seeds}", prepared.seeds.len()),
         models: models
             .iter()
             .map(|served| {
                 let model = &recipe.models[&served.name];
-                let (provider, name) = match &model.provider {
-                    Provider::OpenAi(openai) => ("openai", openai.model.clone()),
-                    Provider::Local(local) => ("local", local.model.clone()),
-                };
+                let told = &published["models"][&served.name];
+                let text = |key: &str| told[key].as_str().unwrap_or_default().to_owned();
                 let roles = recipe.roles.iter();
                 AboutModel {
                     roles: roles
                         .filter(|(_, name)| **name == served.name)
                         .map(|(role, _)| role.clone())
                         .collect(),
-                    provider: provider.into(),
-                    model: name,
+                    provider: text("provider"),
+                    model: text("model"),
                     identity: served.provider.identity(),
                     terms: model.terms.clone(),
                 }
@@ -339,7 +338,7 @@ fn about(prepared: &Prepared, models: &[Served]) -> About {
                 sha256: plugin.sha256.clone(),
             })
             .collect(),
-        manifest: recipe.toml(),
+        manifest: recipe.published_toml(),
     }
 }
 
