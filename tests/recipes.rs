@@ -44,6 +44,47 @@ fn the_default_recipe_makes_a_dataset() {
 }
 
 #[test]
+fn the_card_names_the_licence_and_no_folder_of_this_machine() {
+    let recipe = Recipe {
+        target: 5,
+        ..Recipe::default()
+    };
+    let bench = Bench::new(alpaca_teacher(), &recipe);
+    let card = |name: &str, settings: &[&str]| {
+        let dir = bench.dir(name);
+        let mut run = bench.run(&dir);
+        for setting in settings {
+            run.args(["--set", setting]);
+        }
+        succeeds(&mut run);
+        let files = dataset(&dir);
+        let of = |name: &str| {
+            let found = files.iter().find(|(file, _)| file == name);
+            String::from_utf8(found.expect("it is written").1.clone()).expect("it is text")
+        };
+        (of("README.md"), of("dataset.jsonl"))
+    };
+    let (card_of_none, _) = card("none", &[]);
+    assert!(card_of_none.starts_with("---\nlicense: unknown\n"));
+    let (card, rows) = card(
+        "licensed",
+        &[
+            "dataset.license=cc-by-nc-4.0",
+            "models.scripted.model=/srv/owner/tiny-teacher",
+        ],
+    );
+    assert!(card.starts_with("---\nlicense: cc-by-nc-4.0\n"), "{card}");
+    assert!(
+        card.contains("\n| teacher | tiny-teacher | openai |"),
+        "{card}"
+    );
+    assert!(rows.contains(r#""model":"tiny-teacher""#), "{rows}");
+    for text in [card, rows] {
+        assert!(!text.contains("/srv"), "{text}");
+    }
+}
+
+#[test]
 fn alpaca_2023_asks_a_completion_endpoint() {
     let recipe = Recipe {
         generator: "plugin = \"self-instruct\"\ngrant = [\"models:teacher\"]\nconfig = { mode = \"alpaca-2023\" }".into(),

@@ -205,6 +205,40 @@ fn a_resolved_recipe_is_a_manifest_of_the_same_recipe() {
     }
 }
 
+#[test]
+fn a_published_recipe_tells_nobody_where_its_files_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = folder.path().join("owner/my-student");
+    fs::create_dir_all(&student).unwrap();
+    let filter = folder.path().join("owner/filter.wasm");
+    fs::write(&filter, "x").unwrap();
+    let recipe = small(&[
+        &format!("models.small.model={}", student.display()),
+        "models.server.model=/srv/owner/teacher",
+        "dataset.license=cc-by-nc-4.0",
+    ])
+    .unwrap();
+    assert!(recipe.toml().contains("owner/my-student"));
+    let published = recipe.published();
+    assert_eq!(published["models"]["small"]["model"], "my-student");
+    assert_eq!(published["models"]["server"]["model"], "teacher");
+    assert_eq!(published["dataset"]["license"], "cc-by-nc-4.0");
+    // Paths beside the manifest and names say nothing of the machine.
+    assert_eq!(
+        published["filters"][0]["plugin"],
+        "tests/manifest/files/filter.wasm"
+    );
+    assert_eq!(published["generator"]["plugin"], "self-instruct");
+    let text = SMALL.replace(
+        "tests/manifest/files/filter.wasm",
+        &filter.display().to_string(),
+    );
+    let elsewhere =
+        Recipe::from_text("a.toml", Path::new(""), &text, &[], &Checks::default()).unwrap();
+    assert_eq!(elsewhere.published()["filters"][0]["plugin"], "filter.wasm");
+    assert!(!elsewhere.published_toml().contains("owner"));
+}
+
 const SMALL: &str = r#"
 [seeds]
 bundled = true

@@ -249,6 +249,8 @@ pub struct Dataset {
     pub patience: u64,
     /// `max_quarantined`: stop after so many records that break a filter.
     pub max_quarantined: u64,
+    /// `license` that the dataset is given on under: goes into the card.
+    pub license: Option<String>,
 }
 
 /// `[evaluation]`.

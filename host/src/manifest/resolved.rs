@@ -1,5 +1,7 @@
 //! A recipe written out in full: every default filled in, every override applied.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -38,10 +40,46 @@ impl Recipe {
         recipe.into()
     }
 
+    /// [`Recipe::resolved`] for others to read: of a path from the root of this machine only the
+    /// last part is left, as it says nothing to them and too much about its owner.
+    pub fn published(&self) -> Value {
+        let mut recipe = self.resolved();
+        for stage in ["seeds", "evaluation", "generator"] {
+            shorten(&mut recipe[stage]);
+        }
+        for stages in ["filters", "evaluators", "models"] {
+            match &mut recipe[stages] {
+                Value::Array(tables) => tables.iter_mut().for_each(shorten),
+                Value::Object(tables) => tables.values_mut().for_each(shorten),
+                _ => {}
+            }
+        }
+        without_nulls(recipe)
+    }
+
+    /// [`Recipe::published`] as TOML.
+    pub fn published_toml(&self) -> String {
+        toml::to_string(&self.published())
+            .expect("a resolved recipe holds only what TOML can: it was read from TOML")
+    }
+
     /// [`Recipe::resolved`] as TOML: a manifest that gives the same recipe.
     pub fn toml(&self) -> String {
         toml::to_string(&self.resolved())
             .expect("a resolved recipe holds only what TOML can: it was read from TOML")
+    }
+}
+
+/// Leaves the last part of the path that a table of the manifest names.
+fn shorten(table: &mut Value) {
+    for key in ["file", "model", "plugin"] {
+        let Some(Value::String(text)) = table.get_mut(key) else {
+            continue;
+        };
+        let path = Path::new(text.as_str());
+        if let (true, Some(name)) = (path.has_root(), path.file_name()) {
+            *text = name.to_string_lossy().into_owned();
+        }
     }
 }
 
@@ -61,7 +99,7 @@ fn tasks(recipe: &Recipe, tasks: &Seeds) -> Map<String, Value> {
 }
 
 /// A path as the manifest would write it.
-fn written(recipe: &Recipe, path: &std::path::Path) -> String {
+fn written(recipe: &Recipe, path: &Path) -> String {
     let folder = recipe.document.folder();
     let short = path.strip_prefix(folder).unwrap_or(path);
     // On every system alike; the systems that write \ read / as well.
@@ -95,7 +133,7 @@ fn model(recipe: &Recipe, model: &Model) -> Map<String, Value> {
                 local.model.starts_with("hf:") || local.model.starts_with("embedded:");
             let name = match hub_or_embedded {
                 true => local.model.clone(),
-                false => written(recipe, std::path::Path::new(&local.model)),
+                false => written(recipe, Path::new(&local.model)),
             };
             table.insert("model".into(), name.into());
         }

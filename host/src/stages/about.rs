@@ -3,13 +3,14 @@
 use super::Prepared;
 use crate::{
     dataset::{About, AboutModel, AboutPlugin},
-    manifest::{Provider, Seeds},
+    manifest::Seeds,
     models::Service,
 };
 
 /// Names a recipe's models and plugins. `service` knows who exactly the models are that were opened.
 pub(super) fn about(prepared: &Prepared, service: &Service) -> About {
     let recipe = &prepared.recipe;
+    let published = recipe.published();
     let plugins = std::iter::once(&prepared.generator)
         .chain(&prepared.filters)
         .chain(&prepared.evaluators);
@@ -30,19 +31,17 @@ pub(super) fn about(prepared: &Prepared, service: &Service) -> About {
         .filter(|model| !roles_of(&model.name).is_empty());
     About {
         recipe: recipe.name.clone(),
-        license: None,
+        license: recipe.dataset.license.clone(),
         seeds: format!("{} seed tasks, {seeds}", prepared.seeds.len()),
         models: used
             .map(|model| {
                 let roles = roles_of(&model.name);
-                let (provider, source) = match &model.provider {
-                    Provider::OpenAi(openai) => ("openai", openai.model.clone()),
-                    Provider::Local(local) => ("local", local.model.clone()),
-                };
+                let told = &published["models"][&model.name];
+                let text = |key: &str| told[key].as_str().unwrap_or_default().to_owned();
                 AboutModel {
                     name: model.name.clone(),
-                    provider: provider.into(),
-                    model: source,
+                    provider: text("provider"),
+                    model: text("model"),
                     identity: roles
                         .iter()
                         .find_map(|role| service.identity(role))
@@ -59,6 +58,6 @@ pub(super) fn about(prepared: &Prepared, service: &Service) -> About {
                 sha256: plugin.sha256.clone(),
             })
             .collect(),
-        manifest: recipe.toml(),
+        manifest: recipe.published_toml(),
     }
 }

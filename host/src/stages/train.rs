@@ -20,7 +20,7 @@ use crate::{
         TrainObserver, batches,
         config::TemplateName,
         plan::{TokenLengths, plan},
-        template::{ExampleText, StudentTokenizer, tokenize_all},
+        template::{Encode, ExampleText, StudentTokenizer, tokenize_all},
     },
 };
 
@@ -177,6 +177,9 @@ pub(super) fn train(
         indices.iter().map(|i| dataset.rows[*i].clone()).collect()
     };
     let (rows, held_out) = (pick(&learnt), pick(&held));
+    let chat_template = encoder
+        .chat_template(TemplateName::Alpaca)
+        .map_err(|e| model_error(&e))?;
     let Model {
         config: shape,
         weights,
@@ -209,9 +212,17 @@ pub(super) fn train(
         message,
     };
     std::fs::create_dir_all(&folder).map_err(|e| save(e.to_string()))?;
+    // Whoever asks the student must ask as it was trained, and stop where it learnt to stop.
     tokenizer
+        .clone()
+        .with_chat_template(chat_template)
         .save_hf(&folder)
         .map_err(|e| save(e.to_string()))?;
+    let mut shape = shape.clone();
+    let end = encoder.eos_token_id();
+    if !shape.eos_token_ids.contains(&end) {
+        shape.eos_token_ids.insert(0, end);
+    }
     shape
         .save_generation_config(&folder)
         .map_err(|e| save(e.to_string()))?;
@@ -219,7 +230,7 @@ pub(super) fn train(
     // `config.json` is written last: a folder that has it is whole.
     outcome
         .weights
-        .save_hf(&folder, shape, DType::F32)
+        .save_hf(&folder, &shape, DType::F32)
         .map_err(|e| save(e.to_string()))?;
     let held_out = match (outcome.held_out.first(), outcome.held_out.last()) {
         (Some(before), Some(after)) if before.step < after.step => Some((before.loss, after.loss)),

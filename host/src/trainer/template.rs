@@ -78,6 +78,56 @@ impl TemplateName {
     }
 }
 
+impl TemplateName {
+    /// The template as a chat template, a Jinja program: for one message of a user it renders what
+    /// [`prompt`](Self::prompt) makes of that message and no input.
+    ///
+    /// Text of a system message comes first of all. Later turns follow in the same form, each answer
+    /// closed as in training. `begin` is what the tokenizer puts before every text, as servers encode
+    /// a rendered template without adding anything; `end` is the end token's written form.
+    pub fn chat_template(self, begin: &str, end: &str) -> String {
+        let Self::Alpaca = self;
+        let [before, response] = ALPACA_WITHOUT_INPUT;
+        let (preamble, instruction) = before
+            .find("\n\n###")
+            .map(|at| before.split_at(at))
+            .expect("the prompt has a heading");
+        let [begin, end, preamble, instruction, response] =
+            [begin, end, preamble, instruction, response].map(jinja_string);
+        format!(
+            "{{{{- {begin} }}}}
+{{%- for message in messages %}}
+    {{%- if message['role'] == 'system' and loop.first %}}
+        {{{{- message['content'] + '\\n\\n' }}}}
+    {{%- endif %}}
+{{%- endfor %}}
+{{{{- {preamble} }}}}
+{{%- for message in messages %}}
+    {{%- if message['role'] == 'user' %}}
+        {{{{- {instruction} + message['content'] }}}}
+    {{%- elif message['role'] == 'assistant' %}}
+        {{{{- {response} + message['content'] + {end} }}}}
+    {{%- elif message['role'] != 'system' or not loop.first %}}
+        {{{{- raise_exception('this model knows a system message at the beginning, user and assistant') }}}}
+    {{%- endif %}}
+{{%- endfor %}}
+{{%- if add_generation_prompt %}}
+    {{{{- {response} }}}}
+{{%- endif %}}
+"
+        )
+    }
+}
+
+/// A string literal of Jinja, on one line.
+fn jinja_string(text: &str) -> String {
+    let escaped = text
+        .replace('\\', "\\\\")
+        .replace('\'', "\\'")
+        .replace('\n', "\\n");
+    format!("'{escaped}'")
+}
+
 /// What the trainer needs of a tokenizer.
 pub trait Encode {
     /// Why a text cannot be encoded.
@@ -109,6 +159,27 @@ impl<'a> StudentTokenizer<'a> {
             tokenizer,
             eos_token_id,
         })
+    }
+
+    /// The template that the student is trained in, as a chat template for its tokenizer.
+    ///
+    /// # Errors
+    /// If the tokenizer encodes nothing at all.
+    pub fn chat_template(&self, template: TemplateName) -> Result<String, TokenizerError> {
+        let tokenizer = self.tokenizer;
+        let alone = tokenizer.encode("#", false)?;
+        let whole = tokenizer.encode("#", true)?;
+        let added = whole.len().saturating_sub(alone.len());
+        // A tokenizer may also add something at the end; only what stands in front counts here.
+        let begin: String = match whole.ends_with(&alone) {
+            true => whole[..added]
+                .iter()
+                .filter_map(|id| tokenizer.token(*id))
+                .collect(),
+            false => String::new(),
+        };
+        let end = tokenizer.token(self.eos_token_id).unwrap_or_default();
+        Ok(template.chat_template(&begin, &end))
     }
 }
 
@@ -210,6 +281,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+    use crate::llama::{ChatMessage, test_model};
 
     /// One token a byte behind a begin token, as LLaMA's tokenizer puts one.
     struct Bytes;
@@ -248,6 +320,76 @@ mod tests {
         "ceda9abd22c516d298c751dbc67ac0b59cfbb6818a8b59713caae9f82103c223";
     const WITHOUT_INPUT_SHA256: &str =
         "463cfec7398de0ed8a78d78266c4d15907df20bcc43171918be8f2b45ec96e60";
+
+    /// The tiny tokenizer, which adds a begin token if asked to, with the chat template of Alpaca.
+    fn student(adds_begin: bool) -> Tokenizer {
+        let mut json = test_model::tokenizer_json();
+        if adds_begin {
+            let begin = serde_json::json!({"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}});
+            let text = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
+            json["post_processor"] = serde_json::json!({
+                "type": "TemplateProcessing", "single": [begin, text], "pair": [begin, text, text],
+                "special_tokens": {"<|endoftext|>": {
+                    "id": "<|endoftext|>", "ids": [test_model::END_OF_TEXT], "tokens": ["<|endoftext|>"]}},
+            });
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        };
+        write("tokenizer.json", &json.to_string());
+        write("tokenizer_config.json", r#"{"eos_token": "<|im_end|>"}"#);
+        // The base model's own, which must not outlive training.
+        write("chat_template.jinja", test_model::CHAT_TEMPLATE);
+        let base = Tokenizer::load(folder.path()).unwrap();
+        let template = StudentTokenizer::new(&base, &test_model::config())
+            .unwrap()
+            .chat_template(TemplateName::Alpaca)
+            .unwrap();
+        base.with_chat_template(template)
+            .save_hf(folder.path())
+            .unwrap();
+        Tokenizer::load(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn the_chat_template_asks_as_the_student_was_trained() {
+        for instruction in ["Name a colour.", " It's \\ {{ odd }}\n\n", ""] {
+            let prompt = TemplateName::Alpaca.prompt(instruction, "");
+            let messages = [ChatMessage::new("user", instruction)];
+            let plain = student(false);
+            assert_eq!(plain.apply_chat_template(&messages, true).unwrap(), prompt);
+            let begins = student(true);
+            let rendered = begins.apply_chat_template(&messages, true).unwrap();
+            assert_eq!(rendered, format!("<|endoftext|>{prompt}"));
+            // Servers encode a rendered template as it stands.
+            assert_eq!(
+                begins.encode(&rendered, false).unwrap(),
+                begins.encode(&prompt, true).unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn the_chat_template_continues_a_conversation_in_the_same_form() {
+        let messages = [
+            ChatMessage::new("system", "Be brief."),
+            ChatMessage::new("user", "Name a colour."),
+            ChatMessage::new("assistant", "Red"),
+            ChatMessage::new("user", "Another."),
+        ];
+        let student = student(false);
+        let first = TemplateName::Alpaca.prompt("Name a colour.", "");
+        let both = format!("Be brief.\n\n{first}Red<|im_end|>\n\n### Instruction:\nAnother.");
+        assert_eq!(student.apply_chat_template(&messages, false).unwrap(), both);
+        assert_eq!(
+            student.apply_chat_template(&messages, true).unwrap(),
+            format!("{both}\n\n### Response:")
+        );
+        let tool = [messages[1].clone(), ChatMessage::new("tool", "4")];
+        let error = student.apply_chat_template(&tool, true).unwrap_err();
+        assert!(error.to_string().contains("user and assistant"), "{error}");
+    }
 
     fn text<'a>(instruction: &'a str, output: &'a str) -> ExampleText<'a> {
         ExampleText {

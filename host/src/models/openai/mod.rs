@@ -7,6 +7,7 @@
 mod failure;
 mod request;
 mod response;
+mod strict;
 mod transport;
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! From a request of the contract to the JSON that goes over the wire.
 
 use pacos_plugin::{Format, Prompt, Request};
+use reqwest::Url;
 use serde_json::{Map, Value, json};
 
-use super::{Failure, failure::Target};
+use super::{Failure, failure::Target, strict};
 use crate::manifest::{Endpoint, Field, OpenAi};
 
 /// The body of `request`. Fields that the manifest calls unsupported are left out; `extra_body`
@@ -138,9 +139,20 @@ fn response_format(target: &Target, settings: &OpenAi, format: &Format) -> Resul
             format!("the JSON Schema for a reply of model `{table}` is not JSON: {error}"),
         )
     })?;
+    let name = schema_name(&schema);
+    let url = Url::parse(&settings.base_url).ok();
+    let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+    let (strict, schema) = if !strict::keeps_to_the_guide(host) {
+        (true, schema)
+    } else if let Some(subset) = strict::subset(&schema, &settings.model) {
+        (true, subset)
+    } else {
+        // Unconstrained, the schema is still shown to the model.
+        (false, schema)
+    };
     Ok(json!({
         "type": "json_schema",
-        "json_schema": {"name": schema_name(&schema), "strict": true, "schema": schema},
+        "json_schema": {"name": name, "strict": strict, "schema": schema},
     }))
 }
 

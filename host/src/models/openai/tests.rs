@@ -469,3 +469,112 @@ fn what_cannot_work_is_refused_before_anything_is_sent() {
          budget depend on it; remove it"
     );
 }
+
+/// What is sent as `json_schema` to the server at `base_url` for a reply to `schema`.
+fn schema_sent(base_url: &str, model: &str, schema: &Value) -> Value {
+    let settings = OpenAi {
+        base_url: base_url.into(),
+        model: model.into(),
+        ..settings(Endpoint::Chat)
+    };
+    let mut request = ask();
+    request.format = Some(Format::JsonSchema(schema.to_string()));
+    let body = request::body(&provider_of(&settings).target, &settings, &request).unwrap();
+    body["response_format"]["json_schema"].clone()
+}
+
+/// What self-instruct asks for.
+fn tasks_schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {"tasks": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "instruction": {"type": "string", "minLength": 1, "maxLength": 400},
+                    // The name of a property is no keyword.
+                    "maxLength": {"type": "string", "enum": ["minLength"], "default": "x"},
+                },
+                "required": ["instruction", "maxLength"],
+            },
+            "minItems": 4, "maxItems": 4, "uniqueItems": true,
+        }},
+        "required": ["tasks"],
+        "additionalProperties": false,
+    })
+}
+
+#[test]
+fn openai_is_sent_what_its_strict_mode_takes() {
+    let sent = |base_url: &str, model: &str| schema_sent(base_url, model, &tasks_schema());
+    let expected = json!({
+        "type": "object",
+        "properties": {"tasks": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "instruction": {"type": "string"},
+                    "maxLength": {"type": "string", "enum": ["minLength"]},
+                },
+                "required": ["instruction", "maxLength"],
+                "additionalProperties": false,
+            },
+            "minItems": 4, "maxItems": 4,
+        }},
+        "required": ["tasks"],
+        "additionalProperties": false,
+    });
+    for base_url in [
+        "https://api.openai.com/v1",
+        "https://eu.api.openai.com/v1",
+        "https://mine.openai.azure.com/openai/v1",
+    ] {
+        let sent = sent(base_url, "m-1");
+        assert_eq!(
+            sent,
+            json!({"name": "reply", "strict": true, "schema": expected}),
+            "{base_url}"
+        );
+    }
+    let mut fewer = expected;
+    let tasks = fewer["properties"]["tasks"].as_object_mut().unwrap();
+    tasks.retain(|name, _| name != "minItems" && name != "maxItems");
+    let tuned = sent("https://api.openai.com/v1", "ft:gpt-4.1-mini:me::1");
+    assert_eq!(tuned["schema"], fewer);
+}
+
+#[test]
+fn servers_of_other_makers_are_sent_the_schema_as_it_is() {
+    for base_url in [
+        "http://localhost:8000/v1",
+        "https://notopenai.com/v1",
+        "https://openai.com.example/v1",
+    ] {
+        let sent = schema_sent(base_url, "m-1", &tasks_schema());
+        assert_eq!(
+            sent,
+            json!({"name": "reply", "strict": true, "schema": tasks_schema()})
+        );
+    }
+}
+
+#[test]
+fn a_schema_that_strict_mode_would_have_to_change_is_sent_as_a_hint() {
+    let text = json!({"type": "string", "maxLength": 3});
+    let schemas = [
+        json!({"type": "object", "properties": {"a": text, "b": text}, "required": ["a"]}),
+        json!({"type": "object", "properties": {"a": {"type": "object"}}, "required": ["a"]}),
+        json!({"type": "object", "properties": {"a": text}, "required": ["a"], "additionalProperties": text}),
+        json!({"type": "object", "properties": {"a": {"oneOf": [text]}}, "required": ["a"]}),
+        json!({"type": "array", "items": text}),
+    ];
+    for schema in schemas {
+        let sent = schema_sent("https://api.openai.com/v1", "m-1", &schema);
+        assert_eq!(
+            sent,
+            json!({"name": "reply", "strict": false, "schema": schema})
+        );
+    }
+}
