@@ -165,11 +165,6 @@ impl Provider for LocalProvider {
         })
     }
 
-    fn read(&self, _request: &Request, body: &[u8]) -> Result<Reply, Failure> {
-        serde_json::from_slice(body)
-            .map_err(|error| Failure::refused("damaged", format!("recorded reply: {error}")))
-    }
-
     fn prompt_token_bound(&self, request: &Request) -> u64 {
         self.engine
             .prompt_tokens(&prompt(&request.prompt))

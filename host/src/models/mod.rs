@@ -6,12 +6,14 @@ pub mod openai;
 mod provider;
 mod rate;
 mod request;
+mod served;
 mod service;
 
 pub use local::LocalProvider;
 pub use openai::OpenAiProvider;
 pub use provider::{Attempt, BoxFuture, Failure, FailureKind, Provider};
-pub use service::{Asker, Served, Service};
+pub use served::Served;
+pub use service::{Asker, Service};
 
 /// Why a run ends before its work is done, for a reason that is no plugin's fault. What was
 /// recorded stays, and the run can be taken up again.

@@ -25,12 +25,6 @@ pub trait Provider: Send + Sync {
     /// Sends one request once.
     fn attempt<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Attempt>;
 
-    /// Reads a recorded body again, as [`Provider::attempt`] read it when it came.
-    ///
-    /// # Errors
-    /// What `attempt` would have returned for it.
-    fn read(&self, request: &Request, body: &[u8]) -> Result<Reply, Failure>;
-
     /// An upper bound of the prompt's tokens, for the budget.
     fn prompt_token_bound(&self, request: &Request) -> u64;
 

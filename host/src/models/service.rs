@@ -2,26 +2,25 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use pacos_plugin::{Error, FinishReason, Likelihood, ModelDescription, Prompt, Reply, Request};
-use tokio::sync::{Semaphore, watch};
+use pacos_plugin::{Error, Likelihood, ModelDescription, Prompt, Reply, Request};
+use tokio::sync::watch;
 
 use super::{
-    Attempt, Failure, FailureKind, Provider, Stop, budget::Till, rate::RateLimit,
+    Failure, FailureKind, Stop,
+    budget::Till,
     request::canonical,
+    served::{Model, Served},
 };
 use crate::{
     fault,
     ledger::{
         Ask, AttemptEnd, AttemptState, Charge, Ledger, LedgerError, RecordedOutcome, RequestKey,
     },
-    manifest::{Budget, Price},
+    manifest::Budget,
 };
 
 /// The shortest wait before another attempt; each further one doubles it.
@@ -30,36 +29,6 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// So many requests in a row that fail for good end the run: nobody is answering.
 const FAILURES_IN_A_ROW: u32 = 20;
-
-/// One model of the recipe, ready to be asked.
-#[derive(Clone)]
-pub struct Served {
-    /// Name in the manifest.
-    pub name: String,
-    /// Who answers.
-    pub provider: Arc<dyn Provider>,
-    /// What it costs.
-    pub price: Option<Price>,
-    /// Most requests in flight.
-    pub max_concurrency: usize,
-    /// Attempts of one request, the first included.
-    pub max_attempts: u32,
-    /// Requests in a minute.
-    pub requests_per_minute: Option<u32>,
-    /// Tokens in a minute.
-    pub tokens_per_minute: Option<u32>,
-}
-
-struct Model {
-    served: Served,
-    description: ModelDescription,
-    identity: String,
-    places: Semaphore,
-    rate: RateLimit,
-    /// No request leaves before it: the server asked for a pause.
-    paused_until: Mutex<Option<Instant>>,
-    failures_in_a_row: AtomicU32,
-}
 
 /// The models of a run, by role.
 pub struct Service {
@@ -94,15 +63,7 @@ impl Service {
         let models: BTreeMap<String, Arc<Model>> = models
             .into_iter()
             .map(|served| {
-                let model = Model {
-                    description: served.provider.describe(),
-                    identity: served.provider.identity(),
-                    places: Semaphore::new(served.max_concurrency.max(1)),
-                    rate: RateLimit::new(served.requests_per_minute, served.tokens_per_minute),
-                    paused_until: Mutex::new(None),
-                    failures_in_a_row: AtomicU32::new(0),
-                    served,
-                };
+                let model = Model::new(served);
                 (model.served.name.clone(), Arc::new(model))
             })
             .collect();
@@ -397,113 +358,6 @@ fn backoff(attempt: u32, key: RequestKey) -> Duration {
     doubled.min(LONGEST_WAIT).mul_f64(spread)
 }
 
-impl Model {
-    /// Says before anything is recorded what this model can never do.
-    fn supports(&self, request: &Request) -> Result<(), Error> {
-        let can = &self.description;
-        let missing = match (&request.prompt, &request.format) {
-            (Prompt::Completion(_), _) if !can.completion => Some(
-                "text completion (its endpoint is for chats: endpoint = \"completions\" in the manifest, if the server has one)",
-            ),
-            (Prompt::Chat(_), _) if !can.chat => Some(
-                "chats (its endpoint is for completions: endpoint = \"chat\" in the manifest, if the server has one)",
-            ),
-            (_, Some(pacos_plugin::Format::JsonSchema(_))) if !can.json_schema => {
-                Some("JSON Schema")
-            }
-            (_, Some(pacos_plugin::Format::Grammar(_))) if !can.grammar => Some("grammars"),
-            _ if !request.logit_bias.is_empty() && !can.logit_bias => Some("logit_bias"),
-            _ if request.logprobs.is_some() && !can.logprobs => Some("logprobs"),
-            _ => None,
-        };
-        match missing {
-            None => Ok(()),
-            Some(what) => Err(Error::new(
-                "unsupported",
-                format!("model `{}` does not do {what}", self.served.name),
-            )),
-        }
-    }
-
-    /// What one attempt can cost at most.
-    fn worst_case(&self, request: &Request) -> Charge {
-        let prompt_tokens = self.served.provider.prompt_token_bound(request);
-        let context = u64::from(self.description.context_length.unwrap_or(8192));
-        let completion_tokens = request.max_tokens.map_or(context, u64::from);
-        self.priced(prompt_tokens, completion_tokens)
-    }
-
-    fn priced(&self, prompt_tokens: u64, completion_tokens: u64) -> Charge {
-        #[allow(
-            clippy::cast_precision_loss,
-            reason = "token counts are far below 2^53"
-        )]
-        let usd = self.served.price.as_ref().map_or(0.0, |price| {
-            (prompt_tokens as f64 * price.input + completion_tokens as f64 * price.output) / 1e6
-        });
-        Charge {
-            prompt_tokens,
-            completion_tokens,
-            usd,
-        }
-    }
-
-    /// What an attempt is charged: the usage that the server reports; nothing where it answered
-    /// with an error status or was never reached; otherwise the worst case.
-    fn charge(&self, attempt: &Attempt, worst: Charge) -> Charge {
-        match &attempt.outcome {
-            Ok(reply) => match &reply.usage {
-                Some(usage) => self.priced(usage.prompt_tokens, usage.completion_tokens),
-                None if reply.finish_reason == FinishReason::Length => worst,
-                // Without usage, bytes bound tokens on both sides.
-                None => self.priced(worst.prompt_tokens, reply.text.len() as u64 + 1),
-            },
-            Err(failure) => {
-                let refused = attempt.status.is_some_and(|status| status >= 400);
-                if refused || failure.code == "unreachable" || attempt.never_sent() {
-                    Charge::default()
-                } else {
-                    worst
-                }
-            }
-        }
-    }
-
-    fn pause(&self, wait: Duration) {
-        let until = Instant::now() + wait;
-        let mut paused = self
-            .paused_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *paused = Some(paused.map_or(until, |earlier| earlier.max(until)));
-    }
-
-    /// Waits for the server's pause and the rate limits.
-    async fn ready(&self, worst: Charge) {
-        loop {
-            let until = *self
-                .paused_until
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            match until.filter(|until| *until > Instant::now()) {
-                Some(until) => tokio::time::sleep_until(until.into()).await,
-                None => break,
-            }
-        }
-        self.rate
-            .take(worst.prompt_tokens + worst.completion_tokens)
-            .await;
-    }
-}
-
-impl Attempt {
-    /// A request that the provider itself would not send.
-    fn never_sent(&self) -> bool {
-        self.status.is_none()
-            && matches!(&self.outcome, Err(failure) if failure.kind == FailureKind::Refused)
-    }
-}
-
 impl From<LedgerError> for Stop {
     fn from(error: LedgerError) -> Self {
         Stop::Ledger(error)
@@ -512,8 +366,10 @@ impl From<LedgerError> for Stop {
 
 #[cfg(test)]
 mod tests {
+    use pacos_plugin::FinishReason;
+
     use super::*;
-    use crate::models::BoxFuture;
+    use crate::models::{Attempt, BoxFuture, Provider};
 
     /// Answers with what it was asked.
     struct Echo;
@@ -555,10 +411,6 @@ mod tests {
                     outcome: Ok(reply),
                 }
             })
-        }
-
-        fn read(&self, _request: &Request, _body: &[u8]) -> Result<Reply, Failure> {
-            Err(Failure::refused("unused", "bodies are not read again here"))
         }
 
         fn prompt_token_bound(&self, _request: &Request) -> u64 {

@@ -280,6 +280,15 @@ impl OpenAiProvider {
             Some(_) => Err(failure::of_status(&self.target, &exchange)),
         }
     }
+
+    /// Reads a body that came with status 200. One that was cut by the connection or a time-out
+    /// reads as `cut-body`.
+    fn read(&self, request: &Request, body: &[u8]) -> Result<Reply, Failure> {
+        if body.len() > self.most_body {
+            return Err(failure::too_large(&self.target, self.most_body));
+        }
+        response::read(&self.target, request, body)
+    }
 }
 
 impl Provider for OpenAiProvider {
@@ -324,15 +333,6 @@ impl Provider for OpenAiProvider {
 
     fn attempt<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Attempt> {
         Box::pin(self.send(request))
-    }
-
-    /// Reads a body that came with status 200. One that was cut by the connection or a time-out
-    /// reads as `cut-body`.
-    fn read(&self, request: &Request, body: &[u8]) -> Result<Reply, Failure> {
-        if body.len() > self.most_body {
-            return Err(failure::too_large(&self.target, self.most_body));
-        }
-        response::read(&self.target, request, body)
     }
 
     /// Bytes of prompt, schema and extra fields, and 16 for each message and 64 in all for the
