@@ -5,6 +5,7 @@ mod evaluate;
 mod filter;
 mod generate;
 mod prepare;
+pub mod report;
 mod run;
 mod seeds;
 mod train;
