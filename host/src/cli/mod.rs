@@ -4,6 +4,7 @@ mod check;
 mod model;
 mod plugin;
 mod progress;
+mod report;
 mod run;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -41,6 +42,8 @@ enum Command {
     Run(run::RunArgs),
     /// Find everything that is wrong with a recipe, without starting or spending anything
     Check(check::CheckArgs),
+    /// Write one page that says what a run came to, finished or not
+    Report(report::ReportArgs),
     /// Fetch and look at models
     Model(model::ModelArgs),
     /// Look at plugins
@@ -159,6 +162,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => run::run(args).await,
             Command::Check(args) => check::check(args).await,
+            Command::Report(args) => report::report(args),
             Command::Model(args) => model::model(args),
             Command::Plugin(args) => plugin::plugin(args).await,
         }

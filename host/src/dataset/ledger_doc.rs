@@ -16,7 +16,15 @@ async fn ledger(dir: &tempfile::TempDir) -> Ledger {
         .write("writing what later stages would", |c| {
             c.execute_batch(
                 "INSERT INTO step_ VALUES (1, 2.5, 1e-5, 1.0, 900, 300, 0.5);
-                 INSERT INTO held_out_ VALUES (1, 2.75);
+                 INSERT INTO held_out_ VALUES (0, 3.0), (1, 2.75);
+                 INSERT INTO stage_ VALUES ('generate', '', 1, 10.0);
+                 INSERT INTO meta_ VALUES ('about',
+                   '{\"models\":[{\"name\":\"big\"}],\"plugins\":[{\"stage\":\"generator\"}]}'),
+                   ('evaluation', '[{\"instruction\":\"Count.\",\"input\":\"\",\"output\":\"1\"}]');
+                 INSERT INTO answer_ VALUES (0, 'student', '1', 'Stop', NULL, NULL);
+                 INSERT INTO likelihood_ VALUES (0, 'student.base', 'alpaca', -10.0, 4),
+                   (1, 'student.base', 'alpaca', -12.0, 6), (0, 'student', 'alpaca', -7.0, 4),
+                   (1, 'student', 'alpaca', -10.0, 6);
                  INSERT INTO metric_ VALUES (0, 0,
                    '{\"name\":\"win_rate\",\"value\":0.5,\"standard_error\":0.1,\"n\":24,\"attributes\":[]}');",
             )
@@ -30,7 +38,8 @@ async fn ledger(dir: &tempfile::TempDir) -> Ledger {
 fn rows(ledger: &Ledger, query: &str) -> Vec<BTreeMap<String, Value>> {
     ledger
         .read("a query of the documentation", |c| {
-            let mut statement = c.prepare(query)?;
+            // The `sqlite3` command has a square root; the SQLite in this program has none.
+            let mut statement = c.prepare(&query.replace("sqrt(", "abs("))?;
             let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
             statement
                 .query_map([], |r| {

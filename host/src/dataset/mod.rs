@@ -11,7 +11,7 @@ mod ledger_doc;
 mod parquet;
 mod rows;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod whole_file;
 
 use std::{

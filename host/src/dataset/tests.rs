@@ -124,7 +124,7 @@ async fn unit(ledger: &Ledger, unit: u64, outcome: Result<Proposals, Error>) {
 
 /// A ledger in which everything happens once: drops near a seed and near a candidate, an edit, a
 /// quarantined record, conversations, a unit that failed, and one beyond the target.
-pub(super) async fn small_run(dir: &Path) -> (RunDir, Ledger) {
+pub(crate) async fn small_run(dir: &Path) -> (RunDir, Ledger) {
     let run_dir = RunDir::open(dir).unwrap();
     let ledger = run_dir.ledger().unwrap();
     let seeds = [

@@ -107,8 +107,13 @@ SELECT step, loss, learning_rate, grad_norm, tokens, label_tokens, seconds,
        (SELECT loss FROM held_out_ WHERE held_out_.step = step_.step) AS held_out_loss
 FROM step_;
 
+-- Loss on held-out examples; step 0 is before training, hence not in `training`.
+CREATE VIEW held_out AS
+SELECT step, loss FROM held_out_;
+
 CREATE VIEW recipe AS
-SELECT json_extract(value, '$.recipe') AS name, json_extract(value, '$.manifest') AS manifest
+SELECT json_extract(value, '$.recipe') AS name, json_extract(value, '$.manifest') AS manifest,
+       json_extract(value, '$.license') AS license, json_extract(value, '$.seeds') AS seeds
 FROM meta_ WHERE key = 'about';
 
 -- What a model is exactly is known once it has been asked something.

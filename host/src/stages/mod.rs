@@ -8,6 +8,7 @@ mod generate;
 mod judge;
 mod models;
 mod prepare;
+pub mod report;
 mod run;
 mod seeds;
 mod train;
