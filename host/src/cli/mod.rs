@@ -2,6 +2,7 @@
 
 mod check;
 mod model;
+mod plan;
 mod plugin;
 mod progress;
 mod run;
@@ -15,7 +16,7 @@ use crate::{
     manifest::{Checks, Problems, Recipe},
     models::Stop,
     plugin::CallError,
-    stages::{EvaluateError, OpenError, RunError, StageError, TrainStageError},
+    stages::{EvaluateError, OpenError, RunError, StageError, TrainStageError, plan::Refused},
     trainer::{TrainConfig, TrainError},
 };
 
@@ -41,6 +42,8 @@ enum Command {
     Run(run::RunArgs),
     /// Find everything that is wrong with a recipe, without starting or spending anything
     Check(check::CheckArgs),
+    /// Say what a run would ask, cost, train and evaluate, without asking or spending anything
+    Plan(plan::PlanArgs),
     /// Fetch and look at models
     Model(model::ModelArgs),
     /// Look at plugins
@@ -108,6 +111,12 @@ impl From<OpenError> for Failed {
     }
 }
 
+impl From<Refused> for Failed {
+    fn from(error: Refused) -> Self {
+        Failed::Other(error.into(), 3)
+    }
+}
+
 impl From<RunError> for Failed {
     fn from(error: RunError) -> Self {
         let code = match &error {
@@ -162,6 +171,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => run::run(args).await,
             Command::Check(args) => check::check(args).await,
+            Command::Plan(args) => plan::plan(args).await,
             Command::Model(args) => model::model(args),
             Command::Plugin(args) => plugin::plugin(args).await,
         }

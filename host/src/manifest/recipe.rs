@@ -249,6 +249,10 @@ pub struct Dataset {
     pub patience: u64,
     /// `max_quarantined`: stop after so many records that break a filter.
     pub max_quarantined: u64,
+    /// `expected_yield`: accepted examples that a unit is expected to bring, from a measurement or
+    /// by a guess. `pacos plan` reckons with it until the run has measured its own; a run never
+    /// reads it.
+    pub expected_yield: Option<f64>,
 }
 
 /// `[evaluation]`.

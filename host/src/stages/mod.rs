@@ -4,6 +4,7 @@ mod calls;
 mod evaluate;
 mod filter;
 mod generate;
+pub mod plan;
 mod prepare;
 mod run;
 mod seeds;

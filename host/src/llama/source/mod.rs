@@ -3,6 +3,7 @@
 mod embedded;
 #[cfg_attr(not(feature = "hf-hub"), path = "hub_disabled.rs")]
 mod hub;
+mod hub_cache;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -236,14 +237,38 @@ impl ModelSource {
     }
 
     /// The model's configuration where it is known without fetching anything: read from a path, built in
-    /// for an embedded model, `None` for a hub.
+    /// for an embedded model, from the hub's cache for a hub; `None` where it is not there.
     pub fn config_without_fetching(&self) -> Result<Option<LlamaConfig>, SourceError> {
         match self {
             Self::Path(path) => Ok(Some(LlamaConfig::load(&local(path)?.path)?)),
             Self::Embedded(model) => Ok(Some(model.config())),
-            Self::Hub { .. } => Ok(None),
+            Self::Hub { .. } => match self.path_without_fetching() {
+                Some(folder) if folder.join("config.json").exists() => {
+                    Ok(Some(LlamaConfig::load(&folder)?))
+                }
+                _ => Ok(None),
+            },
         }
     }
+
+    /// Where the model's files are, if any are on this machine: of a hub's model some may be missing.
+    pub fn path_without_fetching(&self) -> Option<PathBuf> {
+        match self {
+            Self::Path(path) => path.exists().then(|| path.clone()),
+            Self::Embedded(model) => model.path().filter(|path| path.is_file()),
+            Self::Hub {
+                repository,
+                revision,
+            } => hub_cache::snapshot(repository, revision.as_deref()),
+        }
+    }
+}
+
+/// A path in an environment variable; empty counts as absent.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
 }
 
 fn local(path: &Path) -> Result<LocalModel, SourceError> {

@@ -51,6 +51,7 @@ const DATASET: &[Key] = &[
     key("max_units", "1000"),
     key("patience", "50"),
     key("max_quarantined", "20"),
+    key("expected_yield", "0.5"),
 ];
 
 const EVALUATION: &[Key] = &[
@@ -231,11 +232,13 @@ fn dataset(table: &Table<'_>) -> Option<Dataset> {
     let max_units = table.whole("max_units", 1, most);
     let patience = table.whole("patience", 1, most).unwrap_or(50);
     let max_quarantined = table.whole("max_quarantined", 1, most).unwrap_or(20);
+    let expected_yield = table.number("expected_yield", Zero::Refused);
     Some(Dataset {
         target: target?,
         max_units,
         patience,
         max_quarantined,
+        expected_yield,
     })
 }
 
