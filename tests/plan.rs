@@ -121,7 +121,10 @@ fn a_first_taste_measures_what_the_manifest_guesses() {
     assert_eq!(generation["units_to_go"].as_f64(), Some(to_go));
     // Surplus units were paid as well, and make the mean too.
     let units = query(&dir, "SELECT count(*) FROM units") as f64;
-    let nano = query(&dir, "SELECT CAST(round(sum(usd) * 1e9) AS INTEGER) FROM spending") as f64;
+    let nano = query(
+        &dir,
+        "SELECT CAST(round(sum(usd) * 1e9) AS INTEGER) FROM spending",
+    ) as f64;
     let a_unit = generation["a_unit"]["usd"].as_f64().unwrap();
     assert!((a_unit - nano / 1e9 / units).abs() < 1e-8, "{generation}");
     let in_all = forecast["in_all"]["usd"].as_f64().unwrap();

@@ -166,8 +166,12 @@ impl Forecast {
     }
 
     fn write_money(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.models.iter().all(|model| model.local) {
+        let mut paid = self.models.iter().filter(|model| !model.local).peekable();
+        if paid.peek().is_none() {
             return writeln!(f, "\nUS dollars: none, as every model runs on this machine");
+        }
+        if paid.all(|model| model.price.is_none()) {
+            return writeln!(f, "\nUS dollars: unknown, as no price is given");
         }
         let expected = match self.generation.tokens_measured {
             true => "expected",
@@ -246,7 +250,10 @@ fn examples_a_unit(generation: &Generation) -> String {
     let number = generation.examples_a_unit.map(few_digits);
     match (generation.basis, number) {
         (Yield::Measured { units }, Some(number)) => {
-            format!("{number}, measured in {} units", grouped(units))
+            let error = generation.standard_error.map_or_else(String::new, |error| {
+                format!(" (standard error {})", few_digits(error))
+            });
+            format!("{number}, measured in {} units{error}", grouped(units))
         }
         (Yield::Manifest, Some(number)) => format!("{number}, as the manifest expects"),
         (_, _) => "unknown; `pacos run --limit 3` measures it".to_owned(),
@@ -278,7 +285,18 @@ impl Training {
                     Some(false) => ": it does not fit",
                     None => "",
                 };
-                writeln!(f, "  {:<32} {available:>14}{verdict}", "available")
+                writeln!(f, "  {:<32} {available:>14}{verdict}", "available")?;
+                let Some(free) = self.free_disk_bytes else {
+                    return Ok(());
+                };
+                let verdict = match self.disk_bytes() <= Some(free) {
+                    true => ": it fits",
+                    false => ": it does not fit",
+                };
+                writeln!(f, "disk")?;
+                let needed = self.disk_bytes().map_or_else(String::new, size);
+                writeln!(f, "  {:<32} {needed:>14}", "checkpoints and student")?;
+                writeln!(f, "  {:<32} {:>14}{verdict}", "free", size(free))
             }
             None => {
                 line(f, "examples", &grouped(self.examples))?;

@@ -23,6 +23,8 @@ pub struct Generation {
     pub target: u64,
     /// Accepted examples of a unit.
     pub examples_a_unit: Option<f64>,
+    /// Standard error of a measured `examples_a_unit`, from two units on.
+    pub standard_error: Option<f64>,
     /// What `examples_a_unit` rests on.
     pub basis: Yield,
     /// What a unit asks; absent where the generator failed before it asked.
@@ -178,6 +180,7 @@ pub(super) async fn generation(
         plugin,
         target,
         examples_a_unit,
+        standard_error: measured.and_then(standard_error),
         basis,
         tokens_measured: from_charges.is_some(),
         prompts_counted: teacher.is_some_and(|model| model.counts_exactly()),
@@ -249,6 +252,23 @@ pub(super) fn sum(asked: &[Asked], models: &KnownModels, reply_tokens: Option<f6
         .iter()
         .filter_map(|(role, request)| Some(models.of_role(role)?.load(request, reply_tokens)))
         .fold(Load::NONE, Load::plus)
+}
+
+/// Of the mean number of examples a unit: the units' standard deviation (with n - 1) over the
+/// square root of their number.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "numbers of examples and units are far below 2^53"
+)]
+fn standard_error(measured: &Measured) -> Option<f64> {
+    let mut examples = vec![0.0; usize::try_from(measured.units).ok()?];
+    for (id, _) in &measured.examples {
+        *examples.get_mut(usize::try_from(id.unit).ok()?)? += 1.0;
+    }
+    let n = examples.len() as f64;
+    let mean = examples.iter().sum::<f64>() / n;
+    let squares: f64 = examples.iter().map(|x| (x - mean) * (x - mean)).sum();
+    (n > 1.0).then(|| (squares / (n - 1.0) / n).sqrt())
 }
 
 fn spent(charged: Charged) -> Load {

@@ -10,6 +10,8 @@ mod generation;
 mod measured;
 mod models;
 mod rehearsal;
+#[cfg(test)]
+mod tests;
 mod training;
 
 use std::{
@@ -140,6 +142,7 @@ pub async fn forecast(prepared: &Prepared, dir: Option<&Path>) -> Result<Forecas
         &prepared.seeds,
         models.of_role("student"),
         measured,
+        dir,
         &mut obstacles,
         &mut remarks,
     )?;
@@ -268,6 +271,15 @@ impl Forecast {
             .as_ref()
             .map(|training| training.student.as_str());
         for model in models.iter() {
+            if model.is_local()
+                && model.description.model.starts_with("hf:")
+                && !cfg!(feature = "hf-hub")
+            {
+                self.obstacles.push(format!(
+                    "{} needs a program built with `--features hf-hub`; or download its folder and name the path as `models.{}.model`",
+                    model.description.model, model.name
+                ));
+            }
             if model.is_local()
                 && !model.counts_exactly()
                 && trained != Some(&model.description.model)

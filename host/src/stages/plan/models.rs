@@ -131,7 +131,7 @@ impl KnownModel {
         };
         KnownModel {
             name: model.name.clone(),
-            what: format!("{}, on this machine", local.model),
+            what: format!("{}, run here", local.model),
             price: None,
             description: ModelDescription {
                 model: local.model.clone(),

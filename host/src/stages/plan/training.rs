@@ -14,7 +14,7 @@ use crate::{
         self, Plan, PlanError, TrainConfig,
         batches::{split_held_out, total_steps},
         config::TemplateName,
-        plan::{TokenLengths, plan},
+        plan::{TokenLengths, plan, size},
         template::{ExampleText, StudentTokenizer, tokenize_all},
     },
 };
@@ -43,6 +43,17 @@ pub struct Training {
     pub available_bytes: Option<u64>,
     /// Whether the memory suffices, where both sides are known.
     pub fits: Option<bool>,
+    /// Free disk space where the run's directory is or will be, where that is known.
+    pub free_disk_bytes: Option<u64>,
+}
+
+impl Training {
+    /// Disk space of the checkpoints at their most, and of the trained student in f32.
+    #[must_use]
+    pub fn disk_bytes(&self) -> Option<u64> {
+        let plan = self.plan.as_ref()?;
+        Some(plan.checkpoint_bytes + 4 * plan.parameters)
+    }
 }
 
 /// What the examples' expected length rests on.
@@ -100,7 +111,7 @@ fn trained(dir: &Path) -> bool {
             .is_ok_and(|stage| stage.is_some_and(|(_, finished)| finished))
 }
 
-fn refuse(recipe: &Recipe, available: u64) -> Result<(), Refused> {
+pub(super) fn refuse(recipe: &Recipe, available: u64) -> Result<(), Refused> {
     let (Some(Ok(config)), Some(student)) = (settings(recipe), student(recipe)) else {
         return Ok(());
     };
@@ -125,6 +136,7 @@ pub(super) fn training(
     seeds: &[Task],
     student_model: Option<&KnownModel>,
     measured: Option<&Measured>,
+    dir: Option<&Path>,
     obstacles: &mut Vec<String>,
     remarks: &mut Vec<String>,
 ) -> Result<Option<Training>, ForecastError> {
@@ -176,11 +188,15 @@ pub(super) fn training(
     });
     if planned.is_none() && student.starts_with("hf:") {
         let name = &recipe.roles["student"];
+        let fetch = match cfg!(feature = "hf-hub") {
+            true => format!("`pacos model fetch {student}` brings it; or put"),
+            false => "put".to_owned(),
+        };
         remarks.push(format!(
-            "{student} is not on this machine, so parameters and memory are unknown: `pacos model fetch {student}` brings it, or put its config.json into a folder and plan with `--set models.{name}.model=FOLDER`"
+            "{student} is not on this machine, so parameters and memory are unknown: {fetch} its config.json into a folder and plan with `--set models.{name}.model=FOLDER`"
         ));
     }
-    Ok(Some(Training {
+    let training = Training {
         student: student.to_owned(),
         examples: examples as u64,
         held_out: held_out.len() as u64,
@@ -192,7 +208,33 @@ pub(super) fn training(
         plan: planned,
         available_bytes,
         fits,
-    }))
+        free_disk_bytes: free_disk_bytes(dir.unwrap_or(Path::new("."))),
+    };
+    if let (Some(needed), Some(free)) = (training.disk_bytes(), training.free_disk_bytes)
+        && needed > free
+    {
+        obstacles.push(format!(
+            "checkpoints and the trained student take {} of disk, {} are free: choose another --dir, or a lower `keep_checkpoints`",
+            size(needed),
+            size(free)
+        ));
+    }
+    Ok(Some(training))
+}
+
+/// Bytes that this user may still write below `dir`, which need not be there yet.
+#[cfg(unix)]
+fn free_disk_bytes(dir: &Path) -> Option<u64> {
+    let there = dir.ancestors().find(|folder| folder.exists());
+    // The last ancestor of a relative path is the empty one.
+    let there = there.unwrap_or(Path::new("."));
+    let disk = rustix::fs::statvfs(there).ok()?;
+    disk.f_bavail.checked_mul(disk.f_frsize)
+}
+
+#[cfg(not(unix))]
+fn free_disk_bytes(_dir: &Path) -> Option<u64> {
+    None
 }
 
 /// Mean tokens of tasks as the trainer would make rows of them.
