@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use scripted_server::alpaca_teacher;
 use serde_json::{Value, json};
@@ -17,10 +17,9 @@ fn priced() -> Recipe {
     }
 }
 
-/// A folder with the config.json of LLaMA-65B: training it takes a terabyte.
-fn too_large(bench: &Bench) -> Recipe {
-    let folder = bench.dir("llama-65b");
-    fs::create_dir_all(&folder).unwrap();
+/// Writes the config.json of LLaMA-65B, whose training takes a terabyte.
+fn write_llama_65b(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
     let config = json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -37,11 +36,27 @@ fn too_large(bench: &Bench) -> Recipe {
         "eos_token_id": 2,
     });
     fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}
+
+/// 65,285,660,672 parameters: weights, gradients and two moments take 16 bytes each.
+const LLAMA_65B: &str = "1044.6 GB of that is weights";
+
+/// A bench whose recipe trains a student, which `[models.own]` names.
+fn with_student(recipe: &Recipe, model: &str, roles: &str) -> Bench {
+    let bench = Bench::new(alpaca_teacher(), recipe);
+    let text = fs::read_to_string(bench.manifest()).unwrap();
+    let text = text.replace(
+        "teacher = \"scripted\"",
+        &format!("teacher = \"scripted\"\nstudent = \"own\"\n{roles}"),
+    );
+    let own = format!("\n[models.own]\nprovider = \"local\"\nmodel = \"{model}\"\n");
+    fs::write(bench.manifest(), text + &own).unwrap();
+    bench
+}
+
+fn that_trains() -> Recipe {
     Recipe {
-        rest: format!(
-            "[models.large]\nprovider = \"local\"\nmodel = \"{}\"\n\n[trainer]\nepochs = 1\n",
-            folder.display()
-        ),
+        rest: "[trainer]\nepochs = 1".into(),
         ..Recipe::default()
     }
 }
@@ -188,61 +203,94 @@ fn a_generator_that_cannot_ask_its_teacher_is_found_by_the_plan() {
 
 #[test]
 fn a_student_that_does_not_fit_is_refused_before_anything_is_asked() {
-    let bench = Bench::new(alpaca_teacher(), &Recipe::default());
-    bench.write(&too_large(&bench));
-    let text = fs::read_to_string(bench.manifest()).unwrap();
-    let with_student = "teacher = \"scripted\"\nstudent = \"large\"";
-    let text = text.replace("teacher = \"scripted\"", with_student);
-    fs::write(bench.manifest(), text).unwrap();
-
-    // 65,285,660,672 parameters: weights, gradients and two moments take 16 bytes each.
-    let figure = "1044.6 GB of that is weights";
+    let folder = tempfile::tempdir().unwrap();
+    write_llama_65b(folder.path());
+    let bench = with_student(&that_trains(), &folder.path().display().to_string(), "");
     let told = fails(&mut bench.run(&bench.dir("run")), 3);
-    assert!(told.contains(figure), "{told}");
+    assert!(told.contains(LLAMA_65B), "{told}");
     assert!(told.contains("or leave [trainer] out"), "{told}");
     assert_eq!(bench.server.count(), 0);
     assert!(!bench.dir("run").exists());
 
     let told = succeeds(&mut plan(&bench, "run"));
-    let flowing = told.replace("\n    ", " ");
-    assert!(flowing.contains(figure), "{told}");
+    assert!(told.replace("\n    ", " ").contains(LLAMA_65B), "{told}");
     assert!(told.contains("it does not fit"), "{told}");
     assert_eq!(bench.server.count(), 0);
 }
 
 #[test]
-fn judges_are_counted_by_their_own_requests() {
+fn a_student_in_the_hubs_cache_is_known() {
+    let cache = tempfile::tempdir().unwrap();
+    let model = cache.path().join("models--owner--large");
+    write_llama_65b(&model.join("snapshots").join("c0ffee"));
+    fs::create_dir_all(model.join("refs")).unwrap();
+    fs::write(model.join("refs").join("main"), "c0ffee").unwrap();
+    let bench = with_student(&that_trains(), "hf:owner/large", "");
+    let told = fails(
+        bench
+            .run(&bench.dir("run"))
+            .env("HF_HUB_CACHE", cache.path()),
+        3,
+    );
+    assert!(told.contains(LLAMA_65B), "{told}");
+    assert_eq!(bench.server.count(), 0);
+
+    // With an empty cache the plan says what is missing, and the rest of it all the same.
+    let told = succeeds(plan(&bench, "run").env("HF_HUB_CACHE", bench.folder.path()));
+    assert!(
+        told.contains("hf:owner/large is not on this machine"),
+        "{told}"
+    );
+    assert!(
+        told.contains("steps                          1\n"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_yield_of_nothing_is_told() {
     let recipe = Recipe {
-        generator: "plugin = \"self-instruct\"\ngrant = [\"models:teacher\"]".into(),
-        rest: "[evaluation]\nbundled = true\nlimit = 10\n\n[[evaluators]]\nplugin = \"pairwise-judge\"\n\
-               grant = [\"models:judge\"]\nconfig = { pairs = [[\"teacher\", \"student.base\"]], calibration = false }\n\n\
-               [models.tiny]\nprovider = \"local\"\nmodel = \"embedded:smollm2-135m-instruct\""
-            .into(),
+        filters: "[[filters]]\nplugin = \"rouge-l\"\nconfig = { threshold = 0.0 }".into(),
         ..Recipe::default()
     };
     let bench = Bench::new(alpaca_teacher(), &recipe);
-    let text = fs::read_to_string(bench.manifest()).unwrap();
-    let roles = "teacher = \"scripted\"\njudge = \"scripted\"\nstudent = \"tiny\"";
-    let text = text.replace("teacher = \"scripted\"", roles);
-    fs::write(bench.manifest(), text).unwrap();
+    succeeds(bench.run(&bench.dir("run")).args(["--limit", "2"]));
+    let told = succeeds(&mut plan(&bench, "run"));
+    assert!(
+        told.contains("nothing that the first 2 units brought was accepted"),
+        "{told}"
+    );
+}
+
+#[test]
+fn judges_are_counted_by_their_own_requests() {
+    let recipe = Recipe {
+        rest: "[evaluation]\nbundled = true\nlimit = 10\n\n[[evaluators]]\nplugin = \"pairwise-judge\"\n\
+               grant = [\"models:judge\"]\n\
+               config = { pairs = [[\"teacher\", \"student.base\"]], calibration = false }"
+            .into(),
+        ..Recipe::default()
+    };
+    let student = "embedded:smollm2-135m-instruct";
+    let bench = with_student(&recipe, student, "judge = \"scripted\"");
     let forecast = planned(&bench, "run");
     // One pair in both orders, for each of ten tasks.
     let judge = &forecast["evaluation"]["evaluators"][0];
     assert_eq!(judge["load"]["requests"], 20.0);
-    let answers: Vec<_> = forecast["evaluation"]["answers"]
-        .as_array()
-        .unwrap()
+    let answers = forecast["evaluation"]["answers"].as_array().unwrap();
+    let answers: Vec<_> = answers
         .iter()
         .map(|answers| {
             (
                 answers["role"].as_str().unwrap(),
-                answers["load"]["requests"].as_f64().unwrap(),
+                &answers["load"]["requests"],
             )
         })
         .collect();
+    let ten = json!(10.0);
     assert_eq!(
         answers,
-        [("student", 10.0), ("student.base", 10.0), ("teacher", 10.0)]
+        [("student", &ten), ("student.base", &ten), ("teacher", &ten)]
     );
     assert_eq!(bench.server.count(), 0);
 }

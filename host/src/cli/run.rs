@@ -55,10 +55,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
     let there = options.dir.exists();
     let locked = there.then(|| RunDir::open(&options.dir)).transpose()?;
     let mut prepared = stages::prepare(recipe).await?;
-    // A taste of a few units is worth having on a machine that cannot train.
-    if options.limit.is_none() {
-        stages::plan::refuse_early(&prepared.recipe, &options.dir)?;
-    }
+    stages::plan::refuse_early(&prepared.recipe, &options.dir)?;
     let run_dir = match locked {
         Some(run_dir) => run_dir,
         None => RunDir::open(&options.dir)?,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    Forecast,
+    Evaluation, Forecast,
     generation::{Generation, Yield},
     models::Load,
     training::{Lengths, Training},
@@ -192,23 +192,28 @@ impl Forecast {
     /// What the figures rest on.
     fn grounds(&self) -> Vec<String> {
         let generation = &self.generation;
+        let mut grounds = Vec::new();
         if generation.tokens_measured {
-            return vec![
-                "a unit's tokens and dollars are the mean of what was charged so far".into(),
-            ];
+            grounds
+                .push("a unit's tokens and dollars are the mean of what was charged so far".into());
+        } else {
+            grounds.push(match generation.prompts_counted {
+                true => "a unit's prompt is counted by the model's own tokenizer".into(),
+                false => "prompts are a guess: their characters / 4".into(),
+            });
+            grounds.push(match generation.examples_a_unit {
+                Some(_) => format!(
+                    "a unit's replies are a guess, more likely too low than too high: the accepted examples alone, each as long as a seed task ({} tokens); what is dropped is paid too",
+                    whole(generation.seed_task_tokens)
+                ),
+                None => "how long a unit's replies are is not known before it is measured".into(),
+            });
         }
-        let prompts = match generation.prompts_counted {
-            true => "a unit's prompt is counted by the model's own tokenizer",
-            false => "prompts are a guess: their characters / 4",
-        };
-        let replies = match generation.examples_a_unit {
-            Some(_) => format!(
-                "a unit's replies are a guess, more likely too low than too high: the accepted examples alone, each as long as a seed task ({} tokens); what is dropped is paid too",
-                whole(generation.seed_task_tokens)
-            ),
-            None => "how long a unit's replies are is not known before it is measured".to_owned(),
-        };
-        vec![prompts.to_owned(), replies]
+        let judged = |evaluation: &Evaluation| !evaluation.evaluators.is_empty();
+        if self.evaluation.as_ref().is_some_and(judged) {
+            grounds.push("answers are a guess, as long as the reference answers, and those who judge them reply at full length".into());
+        }
+        grounds
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pacos_plugin::{Task, Unit};
+use pacos_plugin::Unit;
 use serde::Serialize;
 
 use super::{
@@ -117,15 +117,11 @@ pub(super) async fn generation(
     };
     let asks = roles(&asked, &prepared.generator);
     let teacher = asks.first().and_then(|role| models.of_role(role));
-    let text_tokens = |task: &Task| {
-        let fields = [&task.instruction, &task.input, &task.output];
-        let tokens = |text: &&String| match teacher {
-            Some(model) => model.text_tokens(text),
-            None => 0,
-        };
-        fields.iter().map(|text| tokens(text)).sum::<u64>()
-    };
-    let seed_tokens: u64 = prepared.seeds.iter().map(text_tokens).sum();
+    let seed_tokens: u64 = teacher.map_or(0, |model| {
+        let texts = prepared.seeds.iter();
+        let texts = texts.flat_map(|task| [&task.instruction, &task.input, &task.output]);
+        texts.map(|text| model.text_tokens(text)).sum()
+    });
     let seed_task_tokens = seed_tokens as f64 / prepared.seeds.len().max(1) as f64;
     let rehearsed = match &asked {
         Ok(asked) => {
@@ -175,6 +171,17 @@ pub(super) async fn generation(
         ));
     }
     let so_far = done.map_or(Load::NONE, |done| spent(done.charged));
+    let in_all = a_unit
+        .zip(units_to_go)
+        .map(|(a_unit, units)| so_far.plus(a_unit.times(units as f64)));
+    if let (Some(load), Some(most)) = (in_all, recipe.generator.plugin.limits.requests)
+        && load.requests > most as f64
+    {
+        obstacles.push(format!(
+            "{plugin} will ask about {:.0} times, and [generator] limits.requests = {most} refuses what is more",
+            load.requests
+        ));
+    }
     let a_unit_seconds = measured.and_then(|m| Some(m.seconds? / m.units as f64));
     Generation {
         plugin,
@@ -187,9 +194,7 @@ pub(super) async fn generation(
         seed_task_tokens,
         done,
         units_to_go,
-        in_all: a_unit
-            .zip(units_to_go)
-            .map(|(a_unit, units)| so_far.plus(a_unit.times(units as f64))),
+        in_all,
         a_unit,
         seconds_to_go: a_unit_seconds
             .zip(units_to_go)
