@@ -98,6 +98,11 @@ fn answers_are_judged_once_and_summed_up() {
     ] {
         assert!(told.contains(said), "{said}: {told}");
     }
+    let page = std::fs::read_to_string(dir.join("report.html")).expect("the report");
+    assert!(
+        page.contains("Decline the meeting invitation"),
+        "no sample answers"
+    );
     // Each of the three models answered each task, and each answer was asked for once.
     assert_eq!(
         query(

@@ -334,7 +334,7 @@ fn a_directory_with_other_files_is_left_alone() {
 #[test]
 fn help_teaches() {
     let told = succeeds(pacos().arg("--help"));
-    for command in ["run", "check", "model", "plugin"] {
+    for command in ["run", "check", "plan", "report", "model", "plugin"] {
         assert!(told.contains(command), "{told}");
     }
     assert!(told.contains("Exit codes"), "{told}");

@@ -287,6 +287,7 @@ fn what_is_not_written_has_its_documented_default() {
     assert_eq!(recipe.generator.window, 8);
     assert_eq!(recipe.dataset.patience, 50);
     assert_eq!(recipe.dataset.max_quarantined, 20);
+    assert_eq!(recipe.dataset.expected_yield, None);
     assert_eq!(recipe.filters[0].limits.memory_bytes, 512 << 20);
     assert_eq!(recipe.filters[0].limits.compute, Duration::from_secs(30));
     let server = &recipe.models["server"];

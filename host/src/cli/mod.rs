@@ -2,6 +2,7 @@
 
 mod check;
 mod model;
+mod plan;
 mod plugin;
 mod progress;
 mod report;
@@ -16,7 +17,7 @@ use crate::{
     manifest::{Checks, Problems, Recipe},
     models::Stop,
     plugin::CallError,
-    stages::{EvaluateError, RunError, ServeError, StageError, TrainStageError},
+    stages::{EvaluateError, RunError, ServeError, StageError, TrainStageError, plan::Refused},
     trainer::{TrainConfig, TrainError},
 };
 
@@ -44,6 +45,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Write one page that says what a run came to, finished or not
     Report(report::ReportArgs),
+    /// Say what a run would ask, cost, train and evaluate, without asking or spending anything
+    Plan(plan::PlanArgs),
     /// Fetch and look at models
     Model(model::ModelArgs),
     /// Look at plugins
@@ -105,6 +108,12 @@ impl From<crate::ledger::RunDirError> for Failed {
     }
 }
 
+impl From<Refused> for Failed {
+    fn from(error: Refused) -> Self {
+        Failed::Other(error.into(), 3)
+    }
+}
+
 impl From<RunError> for Failed {
     fn from(error: RunError) -> Self {
         let code = match &error {
@@ -113,6 +122,7 @@ impl From<RunError> for Failed {
                 stage_code(stage)
             }
             RunError::Dataset(_)
+            | RunError::Report(_)
             | RunError::Evaluate(EvaluateError::Serve(ServeError::Ledger(_)))
             | RunError::Train(TrainStageError::Ledger(_) | TrainStageError::Save { .. }) => 5,
             RunError::Open(_)
@@ -163,6 +173,7 @@ pub fn main() -> ExitCode {
             Command::Run(args) => run::run(args).await,
             Command::Check(args) => check::check(args).await,
             Command::Report(args) => report::report(args),
+            Command::Plan(args) => plan::plan(args).await,
             Command::Model(args) => model::model(args),
             Command::Plugin(args) => plugin::plugin(args).await,
         }

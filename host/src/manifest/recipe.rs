@@ -251,6 +251,10 @@ pub struct Dataset {
     pub max_quarantined: u64,
     /// `license` that the dataset is given on under: goes into the card.
     pub license: Option<String>,
+    /// `expected_yield`: accepted examples that a unit is expected to bring, from a measurement or
+    /// by a guess. `pacos plan` reckons with it until the run has measured its own; a run never
+    /// reads it.
+    pub expected_yield: Option<f64>,
 }
 
 /// `[evaluation]`.

@@ -7,6 +7,7 @@ mod filter;
 mod generate;
 mod judge;
 mod models;
+pub mod plan;
 mod prepare;
 pub mod report;
 mod run;

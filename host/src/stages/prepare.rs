@@ -1,6 +1,6 @@
 //! Everything that can be known wrong before work begins, found before work begins.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use pacos_plugin::{Severity, Task};
 use sha2::{Digest, Sha256};
@@ -9,7 +9,7 @@ use crate::{
     manifest::{self, Model, PluginSource, Problem, Problems, Provider, Recipe, Seeds},
     models::{OpenAiProvider, Served},
     plugin::{Loaded, Stage},
-    stages::{models::Models, seeds},
+    stages::{models::Models, run::roles_of, seeds},
 };
 
 /// The seed tasks inside the binary.
@@ -232,6 +232,37 @@ impl Prepared {
             }
         }
         problems.into_result()
+    }
+
+    /// The plugins that make the dataset.
+    pub(super) fn generation(&self) -> impl Iterator<Item = &Loaded> {
+        std::iter::once(&self.generator).chain(&self.filters)
+    }
+
+    /// What the dataset depends on: another value of any of these makes another run. `identity`
+    /// says who exactly the model behind a role is, where that is known.
+    pub(super) fn generation_fingerprint<'a>(
+        &self,
+        identity: impl Fn(&str) -> Option<&'a str>,
+    ) -> BTreeMap<String, String> {
+        let recipe = &self.recipe;
+        let mut parts = BTreeMap::from([
+            ("seed".to_owned(), recipe.seed.to_string()),
+            ("window".to_owned(), recipe.generator.window.to_string()),
+            ("seeds".to_owned(), hash(&self.seeds)),
+        ]);
+        for plugin in self.generation() {
+            let path = &plugin.recipe.path;
+            parts.insert(format!("{path}.plugin"), plugin.title());
+            parts.insert(format!("{path}.sha256"), plugin.sha256.clone());
+            parts.insert(format!("{path}.config"), plugin.recipe.config.to_string());
+        }
+        for role in roles_of(self.generation()) {
+            if let Some(identity) = identity(&role) {
+                parts.insert(format!("roles.{role}"), identity.to_owned());
+            }
+        }
+        parts
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     about::about,
     evaluate::{self, EvaluateError, EvaluateProgress, Subjects},
     models::{BASE, Models, STUDENT},
-    prepare::hash,
+    report::{self, ReportError},
     train::{self, Cancel, TrainProgress, TrainStageError, Trained},
 };
 use crate::{
@@ -105,6 +105,9 @@ pub enum RunError {
     /// Evaluation.
     #[error(transparent)]
     Evaluate(#[from] EvaluateError),
+    /// Writing the report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
 }
 
 impl From<LedgerError> for RunError {
@@ -153,21 +156,36 @@ pub async fn run(
     prepared: Prepared,
     run_dir: &RunDir,
     options: &Options,
-    mut watch: Watch<'_>,
+    watch: Watch<'_>,
 ) -> Result<Outcome, RunError> {
     let ledger = run_dir.ledger()?;
+    let outcome = run_stages(prepared, run_dir, &ledger, options, watch).await;
+    // Of a run that stopped, too: it says how far it came.
+    let reported = report::write(&ledger, run_dir.path());
+    let outcome = outcome?;
+    reported?;
+    Ok(outcome)
+}
+
+async fn run_stages(
+    prepared: Prepared,
+    run_dir: &RunDir,
+    ledger: &Ledger,
+    options: &Options,
+    mut watch: Watch<'_>,
+) -> Result<Outcome, RunError> {
     let here = Here {
         dir: run_dir.path(),
-        ledger: &ledger,
+        ledger,
         reuse: options.reuse.as_deref(),
     };
     prepared.models.fetch(watch.fetching)?;
-    let asked = roles_of(std::iter::once(&prepared.generator).chain(&prepared.filters));
+    let asked = roles_of(prepared.generation());
     let service = prepared
         .models
-        .serve(&asked, None, &ledger, watch.fetching)?;
-    here.check_generation(&generation_fingerprint(&prepared, &service))
-        .await?;
+        .serve(&asked, None, ledger, watch.fetching)?;
+    let fingerprint = prepared.generation_fingerprint(|role| service.identity(role));
+    here.check_generation(&fingerprint).await?;
     if let Some(other) = here.reuse {
         ledger.import_replies(&other.join("ledger.sqlite")).await?;
     }
@@ -191,7 +209,7 @@ pub async fn run(
     let stages = (prepared.seeds, prepared.generator, prepared.filters);
     let generated = generate(&recipe, stages, service, options, watch.generation).await?;
     let complete = generated.accepted >= recipe.dataset.target;
-    dataset::export(&ledger, run_dir, &about)?;
+    dataset::export(ledger, run_dir, &about)?;
     let mut trained = None;
     if let (Some(table), true) = (&recipe.trainer, complete) {
         let (done, was_there) = here
@@ -234,29 +252,6 @@ pub(super) fn roles_of<'a>(plugins: impl Iterator<Item = &'a Loaded>) -> BTreeSe
         .filter_map(|capability| capability.strip_prefix("models:"))
         .map(str::to_owned)
         .collect()
-}
-
-/// What the dataset depends on: another value of any of these makes another run.
-fn generation_fingerprint(prepared: &Prepared, service: &Service) -> BTreeMap<String, String> {
-    let recipe = &prepared.recipe;
-    let mut parts = BTreeMap::from([
-        ("seed".to_owned(), recipe.seed.to_string()),
-        ("window".to_owned(), recipe.generator.window.to_string()),
-        ("seeds".to_owned(), hash(&prepared.seeds)),
-    ]);
-    let stages = || std::iter::once(&prepared.generator).chain(&prepared.filters);
-    for plugin in stages() {
-        let path = &plugin.recipe.path;
-        parts.insert(format!("{path}.plugin"), plugin.title());
-        parts.insert(format!("{path}.sha256"), plugin.sha256.clone());
-        parts.insert(format!("{path}.config"), plugin.recipe.config.to_string());
-    }
-    for role in roles_of(stages()) {
-        if let Some(identity) = service.identity(&role) {
-            parts.insert(format!("roles.{role}"), identity.to_owned());
-        }
-    }
-    parts
 }
 
 type GenerationStages = (Vec<Task>, Loaded, Vec<Loaded>);

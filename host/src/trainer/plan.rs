@@ -197,7 +197,7 @@ impl fmt::Display for Plan {
 }
 
 /// Bytes in decimal units, as disks and cards are sold.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
@@ -206,7 +206,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// A number with commas between thousands.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -218,7 +218,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let total = seconds.round() as u64;
     match (total / 3600, total / 60 % 60, total % 60) {
         (0, 0, s) => format!("{s} s"),

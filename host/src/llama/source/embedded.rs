@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{LocalModel, OnProgress, Progress, SourceError, hub, sha256_of};
+use super::{LocalModel, OnProgress, Progress, SourceError, hub, sha256_of, variable};
 use crate::llama::config::{LlamaConfig, RopeScaling};
 
 /// Environment variable that names the embedded model's file.
@@ -137,12 +137,6 @@ impl Places {
             hub: !hub::is_offline(),
         }
     }
-}
-
-fn variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name)
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
 }
 
 /// `$XDG_CACHE_HOME/pacos/models`, or `~/.cache/pacos/models`.

@@ -248,6 +248,25 @@ impl ModelSource {
                 .transpose(),
         }
     }
+
+    /// Where the model's files are, if any are on this machine: of a hub's model some may be missing.
+    pub fn path_without_fetching(&self) -> Option<PathBuf> {
+        match self {
+            Self::Path(path) => path.exists().then(|| path.clone()),
+            Self::Embedded(model) => model.path().filter(|path| path.is_file()),
+            Self::Hub {
+                repository,
+                revision,
+            } => hub::cached_config(repository, revision.as_deref()),
+        }
+    }
+}
+
+/// A path in an environment variable; empty counts as absent.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
 }
 
 fn local(path: &Path) -> Result<LocalModel, SourceError> {

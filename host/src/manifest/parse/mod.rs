@@ -52,6 +52,7 @@ const DATASET: &[Key] = &[
     key("patience", "50"),
     key("max_quarantined", "20"),
     key("license", "\"cc-by-nc-4.0\""),
+    key("expected_yield", "0.5"),
 ];
 
 const EVALUATION: &[Key] = &[
@@ -233,12 +234,14 @@ fn dataset(table: &Table<'_>) -> Option<Dataset> {
     let patience = table.whole("patience", 1, most).unwrap_or(50);
     let max_quarantined = table.whole("max_quarantined", 1, most).unwrap_or(20);
     let license = table.string("license").map(str::to_owned);
+    let expected_yield = table.number("expected_yield", Zero::Refused);
     Some(Dataset {
         target: target?,
         max_units,
         patience,
         max_quarantined,
         license,
+        expected_yield,
     })
 }
 

@@ -1,0 +1,50 @@
+//! `pacos plan`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Failed, ManifestArgs};
+use crate::stages::{
+    self,
+    plan::{ForecastError, forecast, set_missing_keys_aside},
+};
+
+/// Say what a run would ask, cost, train and evaluate, without asking or spending anything.
+///
+/// No key is needed, and no model is fetched or opened: a student's config.json is enough. Where
+/// the run has begun, its own figures are used.
+#[derive(Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    manifest: ManifestArgs,
+    /// Directory of the run, if it has begun [default: runs/NAME, after the recipe]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Print the plan as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl From<ForecastError> for Failed {
+    fn from(error: ForecastError) -> Self {
+        Failed::Other(error.into(), 2)
+    }
+}
+
+pub(super) async fn plan(args: PlanArgs) -> Result<(), Failed> {
+    let mut recipe = args.manifest.load()?;
+    let missing_keys = set_missing_keys_aside(&mut recipe);
+    let dir = args
+        .dir
+        .unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name));
+    let prepared = stages::prepare(recipe).await?;
+    let mut forecast = forecast(&prepared, Some(&dir)).await?;
+    forecast.obstacles.extend(missing_keys);
+    if args.json {
+        println!("{}", serde_json::json!(forecast));
+    } else {
+        print!("{forecast}");
+    }
+    Ok(())
+}
