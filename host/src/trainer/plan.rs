@@ -71,8 +71,8 @@ pub enum PlanError {
     /// More memory is needed than there is.
     #[error(
         "training this student needs {} of memory, {} are available; {} of that is weights, gradients and \
-         optimizer state of {parameters} parameters. Choose a smaller student, or a machine with more memory",
-        size(*.needed_bytes), size(*.available_bytes), size(*.state_bytes)
+         optimizer state of {} parameters. Choose a smaller student, or a machine with more memory",
+        size(*.needed_bytes), size(*.available_bytes), size(*.state_bytes), grouped(*.parameters)
     )]
     DoesNotFit {
         /// What is needed.
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(
             error,
             "training this student needs 112.4 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
-             gradients and optimizer state of 6738415616 parameters. Choose a smaller student, or a machine with more memory"
+             gradients and optimizer state of 6,738,415,616 parameters. Choose a smaller student, or a machine with more memory"
         );
         plan.fits(128_000_000_000).unwrap();
     }

@@ -115,11 +115,8 @@ impl Forecast {
         line(f, "examples wanted", &grouped(generation.target))?;
         if let Some(done) = &generation.done {
             let (units, examples) = (grouped(done.units), grouped(done.examples));
-            line(
-                f,
-                "done so far",
-                &format!("{examples} examples in {units} units"),
-            )?;
+            let done = format!("{examples} of the examples in {units} units");
+            line(f, "done so far", &done)?;
         }
         line(f, "examples a unit", &examples_a_unit(generation))?;
         if let Some(units) = generation.units_to_go {

@@ -158,7 +158,7 @@ fn a_student_is_refused_by_its_configuration_alone() {
     assert_eq!(
         refuse(&trains, 24_000_000_000).unwrap_err().to_string(),
         "training this student needs 112.4 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
-         gradients and optimizer state of 6738415616 parameters. Choose a smaller student, or a machine with more \
+         gradients and optimizer state of 6,738,415,616 parameters. Choose a smaller student, or a machine with more \
          memory; or leave [trainer] out, to make the dataset alone. Nothing was asked"
     );
     refuse(&trains, 128_000_000_000).unwrap();

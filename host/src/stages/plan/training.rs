@@ -70,10 +70,8 @@ pub enum Lengths {
 
 /// Training that would not fit into memory, found before anything was asked.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}; or leave [trainer] out, to make the dataset alone. Nothing was asked")]
-pub struct Refused {
-    source: PlanError,
-}
+#[error("{0}; or leave [trainer] out, to make the dataset alone. Nothing was asked")]
+pub struct Refused(PlanError);
 
 /// The recipe's student, where it is trained here.
 fn student(recipe: &Recipe) -> Option<&str> {
@@ -127,7 +125,7 @@ pub(super) fn refuse(recipe: &Recipe, available: u64) -> Result<(), Refused> {
     };
     plan(&shape, &config, lengths, None)
         .fits(available)
-        .map_err(|source| Refused { source })
+        .map_err(Refused)
 }
 
 /// Plans the training of a recipe, where it trains.
