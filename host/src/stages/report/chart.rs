@@ -31,11 +31,13 @@ const COLOURS: [(&str, &str); 5] = [
 const FONT: &str = "sans-serif";
 /// What plotters does not divide out again when it writes a size into SVG.
 const LABEL: f64 = 11.0 * 1.24;
+/// What stands beside a figure in a chart's width.
+const LABEL_CHARACTERS: usize = 40;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
-/// A row of a chart of intervals.
+/// A row of a chart of intervals. Of its label as much is shown as there is room for.
 pub(super) struct Interval {
     pub(super) label: String,
     pub(super) value: f64,
@@ -121,22 +123,33 @@ fn axis_count(number: f64) -> String {
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-fn axes<'b>(
+/// One axis: its range, and how its numbers are written.
+struct Axis<'a> {
+    range: (f64, f64),
+    /// `None` leaves the axis out.
+    number: Option<&'a dyn Fn(f64) -> String>,
+}
+
+impl Axis<'_> {
+    fn number(&self, value: f64) -> String {
+        self.number.map_or_else(String::new, |number| number(value))
+    }
+}
+
+/// Draws on axes, of which the lower is described by `what`.
+fn on_axes<'b>(
     area: &Area<'b>,
-    x: (f64, f64),
-    y: (f64, f64),
-    labels: u32,
-    draw: impl FnOnce(&mut Chart<'_, 'b>) -> Drawn<'b>,
-    x_number: &dyn Fn(f64) -> String,
-    y_number: &dyn Fn(f64) -> String,
+    x: &Axis<'_>,
+    y: &Axis<'_>,
     what: &str,
+    draw: impl FnOnce(&mut Chart<'_, 'b>) -> Drawn<'b>,
 ) -> Drawn<'b> {
     let mut chart = ChartBuilder::on(area)
         .margin(4)
         .margin_right(10)
         .x_label_area_size(40)
-        .y_label_area_size(labels)
-        .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
+        .y_label_area_size(if y.number.is_some() { 40 } else { 0 })
+        .build_cartesian_2d(x.range.0..x.range.1, y.range.0..y.range.1)?;
     let mut mesh = chart.configure_mesh();
     mesh.disable_x_mesh()
         .bold_line_style(RULE)
@@ -146,11 +159,11 @@ fn axes<'b>(
         .x_labels(6)
         .y_labels(5)
         .x_desc(what);
-    if labels == 0 {
+    if y.number.is_none() {
         mesh.disable_y_mesh().disable_y_axis();
     }
-    mesh.x_label_formatter(&|value: &f64| x_number(*value))
-        .y_label_formatter(&|value: &f64| y_number(*value))
+    mesh.x_label_formatter(&|value: &f64| x.number(*value))
+        .y_label_formatter(&|value: &f64| y.number(*value))
         .draw()?;
     draw(&mut chart)
 }
@@ -176,7 +189,15 @@ pub(super) fn lines(label: &str, lines: &[Line], what: &str) -> Option<String> {
             Ok(())
         };
         let number = |value| axis_number(value, y.1 - y.0);
-        axes(area, (0.0, last), y, 40, series, &axis_count, &number, what)
+        let x = Axis {
+            range: (0.0, last),
+            number: Some(&axis_count),
+        };
+        let y = Axis {
+            range: y,
+            number: Some(&number),
+        };
+        on_axes(area, &x, &y, what, series)
     };
     Some(svg(label, HEIGHT, draw))
 }
@@ -204,16 +225,15 @@ pub(super) fn bars(label: &str, bars: &[Bar], what: &str) -> Option<String> {
             Ok(())
         };
         let number = |value| axis_number(value, x.1 - x.0);
-        axes(
-            area,
-            x,
-            (0.0, most * 1.06),
-            40,
-            series,
-            &number,
-            &axis_count,
-            what,
-        )
+        let x = Axis {
+            range: x,
+            number: Some(&number),
+        };
+        let y = Axis {
+            range: (0.0, most * 1.06),
+            number: Some(&axis_count),
+        };
+        on_axes(area, &x, &y, what, series)
     };
     Some(svg(label, HEIGHT, draw))
 }
@@ -240,9 +260,10 @@ pub(super) fn intervals(
                 let y = top - 0.7;
                 let left = small(INK).pos(from(HPos::Left, VPos::Center));
                 let right = small(INK).pos(from(HPos::Right, VPos::Center));
-                let texts = [((x.0, row.label.as_str()), left), ((x.1, &row.text), right)];
+                let label: String = row.label.chars().take(LABEL_CHARACTERS).collect();
+                let texts = [((x.0, label), left), ((x.1, row.text.clone()), right)];
                 for ((at, text), style) in texts {
-                    let text = Text::new(text.to_owned(), (at, top - 0.3), style);
+                    let text = Text::new(text, (at, top - 0.3), style);
                     chart.draw_series([text])?;
                 }
                 if let Some(reference) = reference {
@@ -266,8 +287,15 @@ pub(super) fn intervals(
             Ok(())
         };
         let number = |value| axis_number(value, x.1 - x.0);
-        let none = |_| String::new();
-        axes(area, x, (0.0, count), 0, series, &number, &none, what)
+        let x = Axis {
+            range: x,
+            number: Some(&number),
+        };
+        let y = Axis {
+            range: (0.0, count),
+            number: None,
+        };
+        on_axes(area, &x, &y, what, series)
     };
     Some(svg(label, ROW * rows.len() as u32 + 48, draw))
 }

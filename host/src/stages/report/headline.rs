@@ -69,10 +69,10 @@ fn training(report: &Report) -> Option<String> {
     };
     let went = match last < first {
         true => "fell",
-        false => "did not fall",
+        false => "rose",
     };
     Some(format!(
-        "The student was trained for {steps}; its {what} {went}: from {} to {} nats a token.",
+        "The student was trained for {steps}; its {what} {went} from {} to {} nats a token.",
         fixed(first, 3),
         fixed(last, 3)
     ))
@@ -85,7 +85,7 @@ fn counted(number: u64, one: &str, many: &str) -> String {
 fn with_margin(estimate: &Estimate, places: usize) -> String {
     let value = signed(estimate.value, places);
     match estimate.margin() {
-        Some(margin) => format!("{value} ± {}", fixed(margin, places)),
+        Some(margin) => format!("{value}\u{a0}±\u{a0}{}", fixed(margin, places)),
         None => value,
     }
 }
@@ -96,8 +96,8 @@ fn likelihood(report: &Report) -> Option<String> {
         let gain = evaluation.gain(template)?;
         let figure = with_margin(&gain.per_token, 3);
         let meaning = match gain.per_token.against(0.0) {
-            Some(1) => "a gain",
-            Some(-1) => "a loss",
+            Some(1) => "better",
+            Some(-1) => "worse",
             Some(_) => "no difference beyond chance",
             None => "too few tasks to tell",
         };
@@ -141,8 +141,8 @@ fn judges(report: &Report) -> Vec<String> {
                 return format!("Whether {first} answers better than {second}, {judge} cannot tell.");
             };
             let figure = match rate.margin() {
-                Some(margin) => format!("{} % ± {}", fixed(rate.value, 1), fixed(margin, 1)),
-                None => format!("{} %", fixed(rate.value, 1)),
+                Some(margin) => format!("{}\u{a0}% ±\u{a0}{}", fixed(rate.value, 1), fixed(margin, 1)),
+                None => format!("{}\u{a0}%", fixed(rate.value, 1)),
             };
             let (verdict, doubt) = match comparison.verdict.split_once(' ') {
                 Some((verdict, _)) => (verdict, "; this judge was not tested"),

@@ -379,7 +379,7 @@ async fn the_page_stays_small_whatever_plugins_make_up() {
                 "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
                  INSERT INTO candidate_ SELECT 2, 100 + i,
                      json_object('Task', json_object('instruction', printf('%.*c', 5000, 'w'),
-                                                     'input', '', 'output', i)), '[]', '[]', NULL FROM n;
+                                                     'input', '', 'output', CAST(i AS TEXT))), '[]', '[]', NULL FROM n;
                  INSERT INTO verdict_ SELECT unit, n, 0, 'alpaca-heuristics', 'drop', 'code-' || (n % 5000),
                      'm', '[]', NULL, NULL FROM candidate_ WHERE n >= 100;
                  INSERT INTO example_ SELECT n, unit, n, payload FROM candidate_ WHERE n >= 100;
