@@ -331,6 +331,23 @@ fn a_directory_with_other_files_is_left_alone() {
     );
 }
 
+/// Not even root makes a folder in `/sys`, so that this holds for whoever runs the tests.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_that_cannot_be_written_is_said_before_anything_is_asked() {
+    let bench = Bench::new(alpaca_teacher(), &Recipe::default());
+    let told = fails(&mut bench.run(std::path::Path::new("/sys/pacos-run")), 5);
+    let (begin, end) = (
+        "error: cannot use the run directory /sys/pacos-run: ",
+        "; choose another with --dir, or make this one writable\n",
+    );
+    let reason = told
+        .strip_prefix(begin)
+        .and_then(|rest| rest.strip_suffix(end));
+    assert!(reason.is_some_and(|words| !words.contains(": ")), "{told}");
+    assert!(bench.server.requests().is_empty());
+}
+
 #[test]
 fn help_teaches() {
     let told = succeeds(pacos().arg("--help"));

@@ -20,7 +20,21 @@ pub trait Stored: Plugin {
     fn slot() -> &'static LocalKey<RefCell<Option<Self>>>;
 }
 
+/// Hands the message and the place of a panic to the host, which tells them as the reason of the
+/// trap that follows. A component has no standard error that anybody reads.
+fn tell_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        imports::log::write(Level::Error, &panic.to_string());
+    }));
+}
+
+fn describe<P: Plugin>() -> Description {
+    tell_panics();
+    configure::description::<P>()
+}
+
 fn configure<P: Stored>(config: &str) -> Vec<Diagnostic> {
+    tell_panics();
     match configure::configure::<P>(config) {
         Ok(plugin) => {
             let warnings = plugin.warnings();
@@ -46,7 +60,7 @@ pub struct GeneratorComponent<P>(PhantomData<P>);
 
 impl<P: Generator + Stored> generator::Guest for GeneratorComponent<P> {
     fn describe() -> Description {
-        configure::description::<P>()
+        describe::<P>()
     }
 
     fn configure(config: String) -> Vec<Diagnostic> {
@@ -67,7 +81,7 @@ pub struct FilterComponent<P>(PhantomData<P>);
 
 impl<P: Filter + Stored> filter::Guest for FilterComponent<P> {
     fn describe() -> Description {
-        configure::description::<P>()
+        describe::<P>()
     }
 
     fn configure(config: String) -> Vec<Diagnostic> {
@@ -92,7 +106,7 @@ pub struct EvaluatorComponent<P>(PhantomData<P>);
 
 impl<P: Evaluator + Stored> evaluator::Guest for EvaluatorComponent<P> {
     fn describe() -> Description {
-        configure::description::<P>()
+        describe::<P>()
     }
 
     fn configure(config: String) -> Vec<Diagnostic> {

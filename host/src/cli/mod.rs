@@ -186,8 +186,22 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failed::Other(error, code)) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_full(&error));
             ExitCode::from(code)
         }
     }
+}
+
+/// An error and its causes, but for causes that have been told already: most of our messages
+/// hold their cause's words.
+fn in_full(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }

@@ -57,7 +57,9 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
     let there = options.dir.exists();
     let locked = there.then(|| RunDir::open(&options.dir)).transpose()?;
     let prepared = stages::prepare(recipe).await?;
-    stages::plan::refuse_early(&prepared.recipe, &options.dir)?;
+    if options.limit.is_none() {
+        stages::plan::refuse_early(&prepared.recipe, &options.dir)?;
+    }
     let run_dir = match locked {
         Some(run_dir) => run_dir,
         None => RunDir::open(&options.dir)?,

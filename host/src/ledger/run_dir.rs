@@ -12,7 +12,10 @@ use super::{Ledger, LedgerError};
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
     /// It cannot be made or written.
-    #[error("cannot use the run directory {}: {source}", path.display())]
+    #[error(
+        "cannot use the run directory {}: {source}; choose another with --dir, or make this one writable",
+        path.display()
+    )]
     Io {
         /// The directory, or the file in it.
         path: PathBuf,

@@ -81,13 +81,18 @@ impl Models {
         })
     }
 
-    /// Brings every local model to this machine and checks that it is whole, without reading its
-    /// weights: what would be missing after hours is missed now.
+    /// Brings the local models of these roles to this machine and checks that they are whole,
+    /// without reading their weights: what would be missing after hours is missed now.
     ///
     /// # Errors
     /// The first model that is not there or not sound.
-    pub fn fetch(&self, progress: FetchProgress<'_>) -> Result<(), OpenError> {
-        let names: BTreeSet<&String> = self.recipe.roles.values().collect();
+    pub(super) fn fetch<'a>(
+        &self,
+        roles: impl IntoIterator<Item = &'a String>,
+        progress: FetchProgress<'_>,
+    ) -> Result<(), OpenError> {
+        let named = roles.into_iter().filter_map(|role| self.model(role));
+        let names: BTreeSet<&String> = named.map(|model| &model.name).collect();
         for name in names {
             if let Provider::Local(local) = &self.recipe.models[name].provider {
                 let failed = |error: &dyn std::fmt::Display| OpenError {

@@ -179,8 +179,15 @@ async fn run_stages(
         ledger,
         reuse: options.reuse.as_deref(),
     };
-    prepared.models.fetch(watch.fetching)?;
     let asked = roles_of(prepared.generation());
+    match options.limit {
+        // A taste is no reason to fetch a student.
+        Some(_) => prepared.models.fetch(&asked, watch.fetching)?,
+        None => {
+            let all = prepared.recipe.roles.keys();
+            prepared.models.fetch(all, watch.fetching)?;
+        }
+    }
     let service = prepared
         .models
         .serve(&asked, None, ledger, watch.fetching)?;

@@ -161,7 +161,12 @@ pub(super) fn train(
     for warning in dataset.warnings(config.max_seq_len) {
         progress.notice(&warning);
     }
-    let lengths: Vec<usize> = dataset.rows.iter().map(|row| row.input_ids.len()).collect();
+    let (learnt, held) = batches::split_held_out(dataset.rows.len(), config);
+    let pick = |indices: &[usize]| -> Vec<_> {
+        indices.iter().map(|i| dataset.rows[*i].clone()).collect()
+    };
+    let (rows, held_out) = (pick(&learnt), pick(&held));
+    let lengths: Vec<usize> = rows.iter().map(|row| row.input_ids.len()).collect();
     let planned = plan(
         &student.config,
         config,
@@ -172,11 +177,6 @@ pub(super) fn train(
     if let Some(available) = trainer::memory::available_bytes() {
         planned.fits(available)?;
     }
-    let (learnt, held) = batches::split_held_out(dataset.rows.len(), config);
-    let pick = |indices: &[usize]| -> Vec<_> {
-        indices.iter().map(|i| dataset.rows[*i].clone()).collect()
-    };
-    let (rows, held_out) = (pick(&learnt), pick(&held));
     let chat_template = encoder
         .chat_template(TemplateName::Alpaca)
         .map_err(|e| model_error(&e))?;

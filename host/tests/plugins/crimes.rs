@@ -58,7 +58,12 @@ async fn honest_work_is_judged() {
 async fn a_trap() {
     let (code, text) = sentence("trap", tight(), 0).await;
     assert_eq!(code, "trap");
-    assert_eq!(text, "it broke: it panicked or aborted");
+    let (place, message) = text.rsplit_once(": ").unwrap();
+    assert!(
+        place.starts_with("it broke: it panicked at ") && place.contains("crime.rs:"),
+        "{text}"
+    );
+    assert_eq!(message, "told to trap");
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ pub(super) fn subset(schema: &Value, model: &str) -> Option<Value> {
     (root && reduce(&mut kept, model.starts_with("ft:"))).then_some(kept)
 }
 
-/// Says whether strict mode takes what is left.
+/// Says whether strict mode takes what is left. If not, the rest may be as it was.
 fn reduce(schema: &mut Value, fine_tuned: bool) -> bool {
     // `true` takes anything; strict mode wants every type said.
     let Value::Object(fields) = schema else {
@@ -82,7 +82,7 @@ fn reduce(schema: &mut Value, fine_tuned: bool) -> bool {
     };
     fields.retain(|name, _| {
         let name = name.as_str();
-        !UNLISTED.contains(&name) && !(fine_tuned && FINE_TUNED.contains(&name))
+        !(UNLISTED.contains(&name) || fine_tuned && FINE_TUNED.contains(&name))
     });
     let mut strict = !COMPOSITION.iter().any(|name| fields.contains_key(*name));
     if is_object(fields) {
@@ -109,9 +109,8 @@ fn reduce(schema: &mut Value, fine_tuned: bool) -> bool {
     strict
 }
 
-/// Every one of them is gone through, whatever the first says.
-fn each<'a>(schemas: impl Iterator<Item = &'a mut Value>, fine_tuned: bool) -> bool {
-    schemas.fold(true, |strict, schema| reduce(schema, fine_tuned) && strict)
+fn each<'a>(mut schemas: impl Iterator<Item = &'a mut Value>, fine_tuned: bool) -> bool {
+    schemas.all(|schema| reduce(schema, fine_tuned))
 }
 
 fn is_object(fields: &Map<String, Value>) -> bool {

@@ -94,6 +94,9 @@ impl models::Host for State {
 impl log::Host for State {
     async fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
         self.calls.log(level.into(), &message);
+        if let log::Level::Error = level {
+            self.last_error = Some(message);
+        }
         Ok(())
     }
 

@@ -73,6 +73,8 @@ pub(super) struct State {
     table: ResourceTable,
     bounds: Bounds,
     pub(super) calls: Arc<dyn HostCalls>,
+    /// What the guest logged last as an error in the call under way. A panic's message comes so.
+    pub(super) last_error: Option<String>,
     clock: ComputeClock,
 }
 
@@ -156,6 +158,7 @@ impl WasmPlugin {
             table: ResourceTable::new(),
             bounds: Bounds::new(self.limits.memory_bytes),
             calls: Arc::new(NoCalls),
+            last_error: None,
             clock: clock.clone(),
         };
         let mut store = Store::new(engine(), state);
@@ -183,7 +186,7 @@ impl WasmPlugin {
                 }
             })
             .await
-            .map_err(|error| broken(&error))?;
+            .map_err(|error| broken(&store, &error))?;
         Ok(WasmInstance {
             store,
             exports,
@@ -199,8 +202,11 @@ pub(super) struct WasmInstance {
     compute: Duration,
 }
 
+/// Longest part of a guest's own words in a message, in characters.
+const MOST_LAST_WORDS: usize = 500;
+
 /// Reads what a trap was caused by.
-fn broken(error: &wasmtime::Error) -> CallError {
+fn broken(store: &Store<State>, error: &wasmtime::Error) -> CallError {
     if let Some(OutOfTime(limit)) = error.downcast_ref() {
         return CallError::Timeout(*limit);
     }
@@ -220,7 +226,7 @@ fn broken(error: &wasmtime::Error) -> CallError {
     }
     // The frames that wasmtime adds as context are numbers to a user.
     CallError::Trap(match error.downcast_ref() {
-        Some(Trap::UnreachableCodeReached) => "it panicked or aborted".to_owned(),
+        Some(Trap::UnreachableCodeReached) => last_words(store.data().last_error.as_deref()),
         Some(Trap::StackOverflow) => "it ran out of stack".to_owned(),
         Some(Trap::MemoryOutOfBounds) => {
             "it reached outside its memory, as a stack that is too deep does".to_owned()
@@ -229,14 +235,33 @@ fn broken(error: &wasmtime::Error) -> CallError {
     })
 }
 
+/// Why a guest gave up, as far as it said.
+fn last_words(error: Option<&str>) -> String {
+    let words = error.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
+    let Some(mut words) = words.filter(|text| !text.is_empty()) else {
+        return "it panicked or aborted".to_owned();
+    };
+    if let Some((end, _)) = words.char_indices().nth(MOST_LAST_WORDS) {
+        words.truncate(end);
+        words.push('…');
+    }
+    // As pacos-plugin's panic hook begins.
+    if words.starts_with("panicked at ") {
+        format!("it {words}")
+    } else {
+        format!("it panicked or aborted; its last error was: {words}")
+    }
+}
+
 /// An answer of wasmtime and of the plugin, made one.
 fn answer<T, U: From<T>, E: Into<plain::Error>>(
+    store: &Store<State>,
     result: wasmtime::Result<Result<T, E>>,
 ) -> Result<U, CallError> {
     match result {
         Ok(Ok(value)) => Ok(value.into()),
         Ok(Err(error)) => Err(CallError::Plugin(error.into())),
-        Err(error) => Err(broken(&error)),
+        Err(error) => Err(broken(store, &error)),
     }
 }
 
@@ -265,6 +290,7 @@ impl WasmInstance {
     fn begin(&mut self, calls: Arc<dyn HostCalls>, patience: u32) -> ComputeClock {
         let state = self.store.data_mut();
         state.calls = calls;
+        state.last_error = None;
         state.clock.reset(self.compute * patience);
         state.clock.clone()
     }
@@ -280,7 +306,9 @@ impl super::Instance for WasmInstance {
         Box::pin(clock.count(async move {
             let description =
                 in_every_world!(self, |guest, store| guest.call_describe(store).await);
-            description.map(Into::into).map_err(|error| broken(&error))
+            description
+                .map(Into::into)
+                .map_err(|error| broken(&self.store, &error))
         }))
     }
 
@@ -293,7 +321,9 @@ impl super::Instance for WasmInstance {
             let diagnostics = in_every_world!(self, |guest, store| guest
                 .call_configure(store, config)
                 .await);
-            diagnostics.map(all).map_err(|error| broken(&error))
+            diagnostics
+                .map(all)
+                .map_err(|error| broken(&self.store, &error))
         }))
     }
 
@@ -312,7 +342,7 @@ impl super::Instance for WasmInstance {
                 }
                 Exports::Evaluator(_) => Ok(Ok(())),
             };
-            answer(result)
+            answer(&self.store, result)
         }))
     }
 
@@ -328,7 +358,8 @@ impl super::Instance for WasmInstance {
                 return Err(Self::wrong_stage());
             };
             let guest = exports.pacos_plugin_generator();
-            answer(guest.call_generate(&mut self.store, unit.into()).await)
+            let proposals = guest.call_generate(&mut self.store, unit.into()).await;
+            answer(&self.store, proposals)
         }))
     }
 
@@ -339,7 +370,8 @@ impl super::Instance for WasmInstance {
                 return Err(Self::wrong_stage());
             };
             let guest = exports.pacos_plugin_filter();
-            answer(guest.call_restore(&mut self.store, &all(history)).await)
+            let restored = guest.call_restore(&mut self.store, &all(history)).await;
+            answer(&self.store, restored)
         }))
     }
 
@@ -356,7 +388,7 @@ impl super::Instance for WasmInstance {
             };
             let guest = exports.pacos_plugin_filter();
             let verdicts = guest.call_judge(&mut self.store, &all(batch)).await;
-            answer(verdicts.map(|verdicts| verdicts.map(List)))
+            answer(&self.store, verdicts.map(|verdicts| verdicts.map(List)))
         }))
     }
 
@@ -373,7 +405,10 @@ impl super::Instance for WasmInstance {
             };
             let guest = exports.pacos_plugin_evaluator();
             let judgements = guest.call_judge(&mut self.store, &item.into()).await;
-            answer(judgements.map(|judgements| judgements.map(List)))
+            answer(
+                &self.store,
+                judgements.map(|judgements| judgements.map(List)),
+            )
         }))
     }
 
@@ -390,7 +425,7 @@ impl super::Instance for WasmInstance {
             let metrics = guest
                 .call_summarise(&mut self.store, &all(judgements))
                 .await;
-            answer(metrics.map(|metrics| metrics.map(List)))
+            answer(&self.store, metrics.map(|metrics| metrics.map(List)))
         }))
     }
 }
