@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::{Failed, ManifestArgs};
 use crate::{
-    ledger::Ledger,
+    ledger::{Ledger, LedgerError},
     stages::report::{self, Report},
 };
 
@@ -40,7 +40,15 @@ pub(super) fn report(args: ReportArgs) -> Result<(), Failed> {
         None => newest(Path::new(RUNS))?,
     };
     let disk = |error: anyhow::Error| Failed::Other(error, 5);
-    let ledger = Ledger::open_to_read(&dir.join(LEDGER)).map_err(|error| disk(error.into()))?;
+    let ledger = Ledger::open_to_read(&dir.join(LEDGER)).map_err(|error| {
+        disk(match error {
+            LedgerError::Version { found } => anyhow!(
+                "the ledger in {} has version {found}, and this release reports on another only. If an earlier release wrote it, `pacos run` of its recipe brings it up to date; if a later one did, use that",
+                dir.display()
+            ),
+            error => error.into(),
+        })
+    })?;
     let report = Report::read(&ledger).map_err(|error| disk(error.into()))?;
     if args.json {
         println!("{}", serde_json::json!(report));

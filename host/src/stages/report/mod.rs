@@ -114,12 +114,12 @@ pub enum ReportError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The page cannot be written; what stood there before stands there still.
-    #[error("cannot write the report {}: {source}. Make room or mend the directory, or name another place with `pacos report --out FILE`", path.display())]
+    #[error("cannot write the report {}: {error}. Make room or mend the directory, or name another place with `pacos report --out FILE`", path.display())]
     Write {
         /// The page.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -139,9 +139,9 @@ pub fn write(ledger: &Ledger, dir: &Path) -> Result<PathBuf, ReportError> {
 /// # Errors
 /// When it cannot be written.
 pub fn write_page(report: &Report, path: &Path) -> Result<(), ReportError> {
-    write_whole(path, report.html().as_bytes()).map_err(|source| ReportError::Write {
+    write_whole(path, report.html().as_bytes()).map_err(|error| ReportError::Write {
         path: path.to_owned(),
-        source,
+        error,
     })
 }
 

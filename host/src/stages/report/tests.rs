@@ -209,6 +209,7 @@ async fn what_others_wrote_stays_text() {
         assert!(!html.contains(markup), "{markup}");
     }
     assert!(html.contains("{{ 7 * 7 }}"), "a template in a text was run");
+    assert!(html.contains("600 tokens a second"));
 }
 
 #[tokio::test]
