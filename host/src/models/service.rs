@@ -41,7 +41,7 @@ pub struct Service {
 /// Who asks, for the ledger.
 #[derive(Debug, Clone)]
 pub struct Asker {
-    /// `generator`, `filters.1`, `evaluators.0`, `answers`.
+    /// `generator`, `filters.1`, `evaluators.0`, `evaluate student`.
     pub stage: String,
     /// Unit, record or item.
     pub place: String,

@@ -118,6 +118,11 @@ impl Template {
     }
 }
 
+/// The stage in which the model behind a role scores and answers.
+pub(super) fn stage_of(role: &str) -> String {
+    format!("evaluate {role}")
+}
+
 /// What evaluation needs of a run.
 pub(super) struct Subjects<'a> {
     pub(super) models: &'a Models,
@@ -175,7 +180,7 @@ impl Subjects<'_> {
         for roles in self.groups() {
             let mut open = Vec::new();
             for role in &roles {
-                let name = format!("evaluate {role}");
+                let name = stage_of(role);
                 if self.ledger.stage(&name)?.is_none_or(|(_, done)| !done) {
                     open.push((role, name));
                 }
@@ -281,8 +286,8 @@ impl Subjects<'_> {
             .filter(|(item, _)| !there.contains(item))
             .map(|(item, task)| async move {
                 let asker = Asker {
-                    stage: "answers".into(),
-                    place: format!("{role}.{item}"),
+                    stage: stage_of(role),
+                    place: item.to_string(),
                     // Of the task alone: models behind two roles are asked once.
                     seed: seed::of_content(task),
                 };

@@ -448,7 +448,7 @@ impl Here<'_> {
         };
         let fingerprint = subjects.fingerprint();
         for role in [BASE, STUDENT] {
-            self.check_stage(&format!("evaluate {role}"), &fingerprint)?;
+            self.check_stage(&evaluate::stage_of(role), &fingerprint)?;
         }
         for (index, evaluator) in evaluators.iter().enumerate() {
             let fingerprint = subjects.judging_fingerprint(evaluator);
