@@ -222,9 +222,10 @@ fn a_student_that_does_not_fit_is_refused_before_anything_is_asked() {
 fn a_student_in_the_hubs_cache_is_known() {
     let cache = tempfile::tempdir().unwrap();
     let model = cache.path().join("models--owner--large");
-    write_llama_65b(&model.join("snapshots").join("c0ffee"));
+    let commit = "c0ffee".repeat(7)[..40].to_owned();
+    write_llama_65b(&model.join("snapshots").join(&commit));
     fs::create_dir_all(model.join("refs")).unwrap();
-    fs::write(model.join("refs").join("main"), "c0ffee").unwrap();
+    fs::write(model.join("refs").join("main"), &commit).unwrap();
     let bench = with_student(&that_trains(), "hf:owner/large", "");
     let told = fails(
         bench

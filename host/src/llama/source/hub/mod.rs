@@ -1,5 +1,8 @@
 //! Models from the Hugging Face hub, or from whatever `HF_ENDPOINT` names, in the hub's own cache.
 //!
+//! Why not the crate `hf-hub`: since version 1 it always brings the Xet client, 67 crates more than
+//! this program has; before that it knew no time-outs and believed whatever had come.
+//!
 //! Only plain HTTP is spoken. The hub keeps large files in its Xet store and redirects those who
 //! ask for them without Xet to a bridge that serves them whole, ranges included.
 //!
