@@ -106,6 +106,13 @@ impl Bench {
     }
 
     fn inspect(&self, source: &str) -> Command {
+        let mut command = self.pacos();
+        command.args(["model", "inspect", source]);
+        command
+    }
+
+    /// The command, with this hub and nothing else of the tester's environment.
+    fn pacos(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pacos"));
         for name in [
             "HF_HUB_CACHE",
@@ -119,7 +126,6 @@ impl Bench {
             command.env_remove(name);
         }
         command
-            .args(["model", "inspect", source])
             .env("HF_HOME", self.home.path())
             .env("HF_ENDPOINT", self.hub.address())
             .stdin(Stdio::null());
@@ -163,6 +169,24 @@ fn files_asked(asked: &[Asked]) -> Vec<&str> {
         .filter_map(|one| one.line.strip_prefix("GET /"));
     let last = gets.filter_map(|path| path.rsplit('/').next());
     last.collect()
+}
+
+#[test]
+fn a_plan_asks_the_hub_for_a_configuration_and_nothing_else() {
+    let bench = Bench::new(tiny());
+    let manifest = bench.home.path().join("recipe.toml");
+    let recipe = "name = \"tiny\"\n[seeds]\nbundled = true\n\
+        [models.tiny]\nprovider = \"local\"\nmodel = \"hf:owner/tiny\"\n\
+        [roles]\nteacher = \"tiny\"\nstudent = \"tiny\"\n\
+        [generator]\nplugin = \"self-instruct\"\ngrant = [\"models:teacher\"]\n\
+        [dataset]\ntarget = 10\n[trainer]\nmax_steps = 1\n";
+    fs::write(&manifest, recipe).unwrap();
+    let told = succeeds(bench.pacos().arg("plan").arg(&manifest));
+    assert!(told.contains("AdamW first moment"), "{told}");
+    assert_eq!(files_asked(&bench.hub.asked()), ["main", "config.json"]);
+    assert_eq!(names(&bench.snapshot()), ["config.json"]);
+    // What a plan brought does not pass for a model.
+    succeeds(&mut bench.inspect("hf:owner/tiny"));
 }
 
 #[test]

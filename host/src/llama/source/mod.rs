@@ -249,6 +249,21 @@ impl ModelSource {
         }
     }
 
+    /// The model's configuration; a hub is asked for it if it is not there, and for nothing else.
+    pub fn config_without_weights(&self) -> Result<LlamaConfig, SourceError> {
+        match self {
+            Self::Path(path) => Ok(LlamaConfig::load(&local(path)?.path)?),
+            Self::Embedded(model) => Ok(model.config()),
+            Self::Hub {
+                repository,
+                revision,
+            } => {
+                let folder = hub::fetch_config(repository, revision.as_deref())?;
+                Ok(LlamaConfig::load(&folder)?)
+            }
+        }
+    }
+
     /// Where the model's files are, if any are on this machine: of a hub's model some may be missing.
     pub fn path_without_fetching(&self) -> Option<PathBuf> {
         match self {

@@ -144,7 +144,6 @@ pub async fn forecast(prepared: &Prepared, dir: Option<&Path>) -> Result<Forecas
         measured,
         dir,
         &mut obstacles,
-        &mut remarks,
     )?;
     let evaluation =
         evaluation::evaluation(prepared, &models, training.is_some(), &mut obstacles).await;

@@ -114,7 +114,7 @@ pub(super) fn refuse(recipe: &Recipe, available: u64) -> Result<(), Refused> {
         return Ok(());
     };
     let source: Option<ModelSource> = student.parse().ok();
-    let shape = source.and_then(|source| source.config_without_fetching().ok()?);
+    let shape = source.and_then(|source| source.config_without_weights().ok());
     let Some(shape) = shape else {
         return Ok(());
     };
@@ -136,7 +136,6 @@ pub(super) fn training(
     measured: Option<&Measured>,
     dir: Option<&Path>,
     obstacles: &mut Vec<String>,
-    remarks: &mut Vec<String>,
 ) -> Result<Option<Training>, ForecastError> {
     let (Some(config), Some(student)) = (settings(recipe), student(recipe)) else {
         return Ok(None);
@@ -145,14 +144,16 @@ pub(super) fn training(
     let target = usize::try_from(recipe.dataset.target).unwrap_or(usize::MAX);
     let (learnt, held_out) = split_held_out(target, &config);
     let examples = learnt.len();
-    let shape = match student.parse::<ModelSource>() {
-        Ok(source) => source.config_without_fetching(),
-        Err(error) => Err(error),
+    let parsed = student.parse::<ModelSource>();
+    let shape = match parsed.and_then(|source| source.config_without_weights()) {
+        Ok(shape) => Some(shape),
+        Err(error) => {
+            obstacles.push(format!(
+                "the student cannot be opened, so parameters and memory are unknown: {error}"
+            ));
+            None
+        }
     };
-    let shape = shape.unwrap_or_else(|error| {
-        obstacles.push(format!("the student cannot be opened: {error}"));
-        None
-    });
     let accepted: Vec<&Task> = (measured.iter())
         .flat_map(|measured| &measured.examples)
         .filter_map(|(_, payload)| match payload {
@@ -184,12 +185,6 @@ pub(super) fn training(
         }
         fits.is_ok()
     });
-    if planned.is_none() && student.starts_with("hf:") {
-        let name = &recipe.roles["student"];
-        remarks.push(format!(
-            "{student} is not on this machine, so parameters and memory are unknown: `pacos model fetch {student}` brings it; or put its config.json into a folder and plan with `--set models.{name}.model=FOLDER`"
-        ));
-    }
     let training = Training {
         student: student.to_owned(),
         examples: examples as u64,

@@ -209,6 +209,9 @@ fn win_rates(report: &Report) -> Option<String> {
             })
         })
         .collect();
+    if rows.is_empty() {
+        return None;
+    }
     let label = "Win rates with 95 % intervals";
     chart::intervals(
         label,

@@ -62,7 +62,7 @@ pub(super) fn fetch_model(
         )));
     }
     let fetched = in_background(progress, |client, report| {
-        fetch_into(&cache, client?, repository, asked, report)
+        fetch_into(&cache, client?, repository, asked, Wanted::Model, report)
     });
     match (fetched, cached) {
         (Ok(folder), _) => Ok(found(folder)),
@@ -75,6 +75,29 @@ pub(super) fn fetch_model(
 pub(super) fn cached_config(repository: &str, revision: Option<&str>) -> Option<PathBuf> {
     let cache = Cache::of(repository).ok()?;
     cache.configured(revision.unwrap_or(MAIN))
+}
+
+/// The folder of a repository's configuration, which is fetched by itself if the cache has none.
+pub(super) fn fetch_config(
+    repository: &str,
+    revision: Option<&str>,
+) -> Result<PathBuf, SourceError> {
+    if let Some(folder) = cached_config(repository, revision) {
+        return Ok(folder);
+    }
+    let failed = |reason: String| SourceError::Hub {
+        repository: repository.to_owned(),
+        reason,
+    };
+    if is_offline() {
+        return Err(failed("HF_HUB_OFFLINE forbids asking the hub".into()));
+    }
+    let cache = Cache::of(repository).map_err(failed)?;
+    let asked = revision.unwrap_or(MAIN);
+    in_background(&mut |_| {}, |client, report| {
+        fetch_into(&cache, client?, repository, asked, Wanted::Config, report)
+    })
+    .map_err(|failure| failed(failure.to_string()))
 }
 
 /// Fetches one file into a folder and returns its place.
@@ -102,13 +125,23 @@ pub(super) fn fetch_file(
     }
 }
 
-/// Asks which commit is meant, brings the files of it that are not there, and notes the commit
-/// when all of them are.
+/// How much of a repository is wanted.
+#[derive(Clone, Copy, PartialEq)]
+enum Wanted {
+    /// `config.json` alone.
+    Config,
+    /// All that makes a model.
+    Model,
+}
+
+/// Asks which commit is meant, brings the files of it that are wanted and not there, and notes the
+/// commit when all of them are.
 fn fetch_into(
     cache: &Cache,
     mut client: Client,
     repository: &str,
     revision: &str,
+    wanted: Wanted,
     report: &mut dyn FnMut(Progress),
 ) -> Result<PathBuf, Failed> {
     let listing = client.list(repository, revision)?;
@@ -139,6 +172,11 @@ fn fetch_into(
             "config.json",
             "it is not a model in transformers' form: name another repository",
         ));
+    }
+    if wanted == Wanted::Config {
+        fetch("config.json")?;
+        cache.set_commit(revision, commit)?;
+        return Ok(folder);
     }
     if !listing.has("tokenizer.json") {
         return Err(lacks(
