@@ -38,6 +38,11 @@ pub(super) fn start_log(verbose: u8) {
         .init();
 }
 
+/// A bar's looks. What is left to do is told only once something is done: nobody knows before.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is well formed")
+}
+
 /// Progress of generation: a bar, or a line now and then.
 #[derive(Default)]
 pub(super) struct Generation {
@@ -59,11 +64,10 @@ impl GenerateProgress for Generation {
             eprintln!("generate: {accepted}/{target} examples");
             return;
         }
-        let style = ProgressStyle::with_template(
-            "generate {bar:30} {pos}/{len} examples, {msg}, {elapsed}, {eta} to go",
-        );
         let bar = ProgressBar::new(target)
-            .with_style(style.expect("the template is well formed"))
+            .with_style(style(
+                "generate {bar:30} {pos}/{len} examples, {msg}, {elapsed}",
+            ))
             .with_position(accepted.min(target))
             .with_message("waiting for the first replies");
         // What was there before this start says nothing of how fast it goes now.
@@ -77,10 +81,17 @@ impl GenerateProgress for Generation {
         state.candidates += candidates;
         if let Some(bar) = &state.bar {
             bar.set_position(accepted.min(target));
+            let candidates = state.candidates;
+            let (left, waiting) = match accepted >= target {
+                true => ("", ", waiting for what is in flight"),
+                false => (", {eta} to go", ""),
+            };
+            bar.set_style(style(&format!(
+                "generate {{bar:30}} {{pos}}/{{len}} examples, {{msg}}, {{elapsed}}{left}"
+            )));
             bar.set_message(format!(
-                "{} units, {} candidates",
-                unit + 1,
-                state.candidates
+                "{} units, {candidates} candidates{waiting}",
+                unit + 1
             ));
         } else if state
             .last_line
@@ -113,13 +124,9 @@ impl TrainProgress for Training {
     fn plan(&mut self, plan: &Plan) {
         tracing::info!("\n{plan}");
         if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::new(plan.total_steps);
-            bar.set_style(
-                ProgressStyle::with_template(
-                    "train    {bar:30} {pos}/{len} steps, {msg}, {elapsed}, {eta} to go",
-                )
-                .expect("the template is well formed"),
-            );
+            let bar = ProgressBar::new(plan.total_steps).with_style(style(
+                "train    {bar:30} {pos}/{len} steps, {msg}, {elapsed}",
+            ));
             bar.set_message("the first step is under way");
             bar.enable_steady_tick(TICK);
             self.bar = Some(bar);
@@ -131,6 +138,9 @@ impl TrainProgress for Training {
     fn step(&mut self, step: &StepRecord, total: u64) {
         match &self.bar {
             Some(bar) => {
+                bar.set_style(style(
+                    "train    {bar:30} {pos}/{len} steps, {msg}, {elapsed}, {eta} to go",
+                ));
                 bar.set_position(step.step);
                 bar.set_message(format!("loss {:.3}", step.loss));
                 if step.step == total {
@@ -219,10 +229,7 @@ pub(super) fn fetching() -> impl FnMut(llama::Progress) {
                 }
                 ProgressBar::hidden()
             };
-            bar.set_style(
-                ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}")
-                    .expect("the template is well formed"),
-            );
+            bar.set_style(style("{msg} {bar:30} {bytes}/{total_bytes}"));
             bar.set_message(progress.task.clone());
             current = Some((progress.task.clone(), bar));
         }

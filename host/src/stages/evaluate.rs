@@ -70,7 +70,7 @@ pub enum EvaluatePart {
 
 impl fmt::Display for EvaluatePart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             EvaluatePart::Score => "score",
             EvaluatePart::Answer => "answer",
             EvaluatePart::Judge => "judge",
