@@ -300,6 +300,70 @@ fn an_evaluator_that_cannot_judge_a_task_leaves_the_others_their_figures() {
     );
 }
 
+#[test]
+#[cfg(unix)]
+fn an_interrupt_while_the_judge_is_asked_is_obeyed_and_loses_nothing() {
+    let script = good_judge();
+    let slow = move |request: &Recorded| {
+        let wait = match request.prompt().contains("<answer-A>") {
+            true => Duration::from_millis(300),
+            false => Duration::ZERO,
+        };
+        script.action(request).after(wait)
+    };
+    let bench = bench(
+        slow,
+        "config = { pairs = [[\"student\", \"student.base\"]] }",
+    );
+    let dir = bench.dir("run");
+    let mut recipe = std::fs::read_to_string(bench.manifest()).expect("the manifest");
+    // One verdict after the other, so that some are there and most are not.
+    recipe = recipe.replacen(
+        "model = \"scripted\"",
+        "model = \"scripted\"\nmax_concurrency = 1",
+        1,
+    );
+    std::fs::write(bench.manifest(), recipe).expect("the folder is writable");
+    let mut child = bench.start(&dir);
+    let judged = |server: &scripted_server::Server| {
+        let requests = server.requests();
+        let asked = requests
+            .iter()
+            .filter(|r| r.prompt().contains("<answer-A>"));
+        asked.count()
+    };
+    while judged(&bench.server) < 3 {
+        assert!(
+            child.try_wait().expect("it can be asked").is_none(),
+            "it ended early"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let signalled = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .expect("kill starts");
+    assert!(signalled.success());
+    let status = child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(130));
+    assert!(judged(&bench.server) < 10, "it went on asking");
+    assert_eq!(
+        query(&dir, "SELECT count(*) FROM attempts WHERE state = 'sent'"),
+        0
+    );
+    let told = succeeds(&mut bench.run(&dir));
+    assert!(
+        told.contains("student against student.base: wins"),
+        "{told}"
+    );
+    let asked = bench.server.requests();
+    let repeated = asked
+        .iter()
+        .filter(|request| request.occurrence > 1)
+        .count();
+    assert_eq!(repeated, 0, "a recorded verdict was asked for again");
+}
+
 /// Everything that a run came to, save for how long it took.
 fn results(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut results = dataset(dir);
