@@ -194,10 +194,13 @@ fn another_judge_is_another_run_that_trains_and_asks_nothing_twice() {
     let asked = bench.server.count();
     let told = succeeds(bench.run(&dir).arg("--fork").arg(&fork));
     assert!(told.contains("student against teacher: wins"), "{told}");
-    assert_eq!(dataset(&dir), dataset(&fork));
+    // The card quotes the manifest, judge and all; the examples are the same.
+    for ((name, bytes), (_, forked)) in dataset(&dir).iter().zip(dataset(&fork)) {
+        assert!(*bytes == forked || name == "README.md", "{name} is another");
+    }
     // The student was taken over, and only the new comparisons were asked: two a task at most.
     let model = |dir: &Path| std::fs::read(dir.join("model/model.safetensors")).expect("a model");
-    assert_eq!(model(&dir), model(&fork));
+    assert!(model(&dir) == model(&fork), "the student is another");
     assert!(
         !fork.join("checkpoints").exists(),
         "the student was trained again"
@@ -256,6 +259,105 @@ fn an_evaluator_is_the_same_as_a_component_and_as_a_library() {
         ),
         0
     );
+}
+
+#[test]
+fn a_recipe_that_changed_in_the_middle_of_evaluation_is_refused_and_leaves_no_trace() {
+    let bench = bench(
+        good_judge(),
+        "config = { pairs = [[\"student\", \"student.base\"]] }",
+    );
+    let dir = bench.dir("run");
+    let other_judge = "config = { pairs = [[\"student\", \"teacher\"]] }";
+    for (point, change, named) in [
+        (
+            "likelihood:before-commit@3",
+            "max_tokens = 13",
+            "evaluation.max_tokens",
+        ),
+        (
+            "answer:after-commit@2",
+            "max_tokens = 13",
+            "evaluation.max_tokens",
+        ),
+        (
+            "judgements:after-commit@2",
+            other_judge,
+            "evaluators.0.config",
+        ),
+    ] {
+        let killed = bench.run(&dir).env("PACOS_CRASH_AT", point).output();
+        assert!(
+            !killed.expect("the command starts").status.success(),
+            "{point}"
+        );
+        let recipe = std::fs::read_to_string(bench.manifest()).expect("the manifest");
+        let record = "SELECT manifest FROM recipe";
+        let before = text(&dir, record);
+        let changed = match change {
+            "max_tokens = 13" => recipe.replace("max_tokens = 12", change),
+            _ => recipe.replace(
+                "pairs = [[\"student\", \"student.base\"]]",
+                "pairs = [[\"student\", \"teacher\"]]",
+            ),
+        };
+        assert_ne!(recipe, changed);
+        std::fs::write(bench.manifest(), changed).expect("the folder is writable");
+        let told = fails(&mut bench.run(&dir), 2);
+        assert!(told.contains(named), "{point}: {told}");
+        assert_eq!(text(&dir, record), before, "{point}");
+        std::fs::write(bench.manifest(), recipe).expect("the folder is writable");
+    }
+    succeeds(&mut bench.run(&dir));
+}
+
+#[test]
+fn another_base_model_under_the_same_name_is_not_compared_with() {
+    let bench = bench(good_judge(), "");
+    let dir = bench.dir("run");
+    let killed = bench
+        .run(&dir)
+        .env("PACOS_CRASH_AT", "model:before-weights")
+        .output();
+    assert!(!killed.expect("the command starts").status.success());
+    let weights = bench.folder.path().join("student/model.safetensors");
+    let mut bytes = std::fs::read(&weights).expect("the weights");
+    *bytes.last_mut().expect("there are some") ^= 1;
+    std::fs::write(&weights, bytes).expect("the folder is writable");
+    let told = fails(&mut bench.run(&dir), 3);
+    assert!(
+        told.contains("training began with files of sha256"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_task_without_a_reference_answer_is_refused_at_once() {
+    let bench = bench(good_judge(), "");
+    let tasks = bench.folder.path().join("tasks.jsonl");
+    std::fs::write(
+        &tasks,
+        "{\"instruction\": \"Say nothing.\", \"input\": \"\", \"output\": \"\"}\n",
+    )
+    .expect("the folder is writable");
+    let recipe = std::fs::read_to_string(bench.manifest()).expect("the manifest");
+    let recipe = recipe.replace(
+        "[evaluation]\nbundled = true",
+        "[evaluation]\nfile = \"tasks.jsonl\"",
+    );
+    std::fs::write(bench.manifest(), recipe).expect("the folder is writable");
+    let told = fails(&mut bench.run(&bench.dir("run")), 2);
+    assert!(told.contains("has no reference answer"), "{told}");
+    assert_eq!(bench.server.count(), 0);
+}
+
+#[test]
+fn a_fork_of_nothing_is_refused_and_makes_nothing() {
+    let bench = bench(good_judge(), "");
+    let new = bench.dir("new");
+    let told = fails(bench.run(&bench.dir("nothing")).arg("--fork").arg(&new), 2);
+    assert!(told.contains("holds no run to fork"), "{told}");
+    assert!(!new.exists());
 }
 
 #[test]

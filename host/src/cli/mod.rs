@@ -117,14 +117,21 @@ impl From<Refused> for Failed {
 impl From<RunError> for Failed {
     fn from(error: RunError) -> Self {
         let code = match &error {
-            RunError::OtherRun(_) => 2,
+            RunError::OtherRun(_)
+            | RunError::Train(TrainStageError::Trainer(
+                TrainError::OtherRun { .. } | TrainError::Config(_),
+            )) => 2,
             RunError::Stage(stage) | RunError::Evaluate(EvaluateError::Stage(stage)) => {
                 stage_code(stage)
             }
             RunError::Dataset(_)
             | RunError::Report(_)
             | RunError::Evaluate(EvaluateError::Serve(ServeError::Ledger(_)))
-            | RunError::Train(TrainStageError::Ledger(_) | TrainStageError::Save { .. }) => 5,
+            | RunError::Train(
+                TrainStageError::Ledger(_)
+                | TrainStageError::Save { .. }
+                | TrainStageError::Trainer(TrainError::Checkpoint(_)),
+            ) => 5,
             RunError::Open(_)
             | RunError::Evaluate(_)
             | RunError::Train(TrainStageError::Model(_) | TrainStageError::Plan(_)) => 3,
@@ -151,6 +158,7 @@ fn stage_code(error: &StageError) -> u8 {
         | StageError::Load(_)
         | StageError::Barren { .. }
         | StageError::OutOfUnits { .. }
+        | StageError::TooManyItems { .. }
         | StageError::TooManyQuarantined { .. } => 4,
         StageError::Ledger(_) | StageError::RunDir(_) => 5,
     }

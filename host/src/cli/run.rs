@@ -52,6 +52,15 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
         limit: args.limit,
         reuse: args.fork.is_some().then_some(home),
     };
+    if let Some(home) = &options.reuse
+        && !home.join("ledger.sqlite").exists()
+    {
+        let message = format!(
+            "{} holds no run to fork; name the old run's directory with --dir",
+            home.display()
+        );
+        return Err(Failed::Other(anyhow::anyhow!(message), 2));
+    }
     // A directory that is there is locked before anything is loaded; a new one is made only when
     // the recipe has been found good.
     let there = options.dir.exists();
@@ -67,14 +76,22 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
     let generation = progress::Generation::default();
     let service: Arc<Mutex<Weak<Service>>> = Arc::default();
     let cancel = Arc::new(AtomicBool::new(false));
-    tokio::spawn(stop_on_interrupt(service.clone(), cancel.clone()));
+    let began = Arc::new(AtomicBool::new(false));
+    tokio::spawn(stop_on_interrupt(
+        service.clone(),
+        began.clone(),
+        cancel.clone(),
+    ));
     let mut fetching = progress::fetching();
     let watch = Watch {
         fetching: &mut fetching,
         generation: &generation,
         training: Box::new(progress::Training::default()),
         evaluation: Box::new(progress::Evaluation::default()),
-        started: &|started| *service.lock().expect("no holder panics") = started,
+        started: &|started| {
+            *service.lock().expect("no holder panics") = started;
+            began.store(true, Ordering::Relaxed);
+        },
         cancel,
     };
     let outcome = stages::run(prepared, &run_dir, &options, watch).await?;
@@ -150,10 +167,19 @@ fn tell_evaluation(evaluated: &Evaluated) {
             scored.model, scored.template, scored.per_token, scored.tokens
         );
     }
-    for (_, metric) in &evaluated.metrics {
+    for (evaluator, metric) in &evaluated.metrics {
         if metric.name == "win_rate" {
-            println!("{}", win_rate(metric));
+            let judge_fails = evaluated.metrics.iter().any(|(other, metric)| {
+                other == evaluator && metric.name == "judge_usable" && metric.value == 0.0
+            });
+            println!("{}", win_rate(metric, judge_fails));
         }
+    }
+    if evaluated.not_judged > 0 {
+        println!(
+            "{} times a task could not be judged; the report says why",
+            evaluated.not_judged
+        );
     }
     if let Some(sample) = &evaluated.sample {
         println!("\nA task that nobody was trained on");
@@ -175,7 +201,7 @@ fn tell_evaluation(evaluated: &Evaluated) {
 }
 
 /// `student against student.base: 61 % +- 5 (n = 24), first`.
-fn win_rate(metric: &Metric) -> String {
+fn win_rate(metric: &Metric, judge_fails: bool) -> String {
     let attribute = |name: &str| {
         let mut attributes = metric.attributes.iter();
         attributes
@@ -185,9 +211,11 @@ fn win_rate(metric: &Metric) -> String {
     let (first, second) = (attribute("first"), attribute("second"));
     let verdict = attribute("verdict");
     if verdict.starts_with("cannot-tell") {
-        return format!(
-            "{first} against {second}: cannot tell; the judge does not know good answers from bad ones, as its calibration shows"
-        );
+        let why = match judge_fails {
+            true => "the judge does not know good answers from bad ones, as its calibration shows",
+            false => "there are too few judgements",
+        };
+        return format!("{first} against {second}: cannot tell; {why}");
     }
     let error = metric
         .standard_error
@@ -212,9 +240,19 @@ fn shortened(text: &str) -> String {
 }
 
 /// The first interrupt lets what is in flight end and be recorded; the second ends the process.
-async fn stop_on_interrupt(service: Arc<Mutex<Weak<Service>>>, cancel: Arc<AtomicBool>) {
+async fn stop_on_interrupt(
+    service: Arc<Mutex<Weak<Service>>>,
+    began: Arc<AtomicBool>,
+    cancel: Arc<AtomicBool>,
+) {
     if tokio::signal::ctrl_c().await.is_err() {
         return;
+    }
+    if service.lock().expect("no holder panics").strong_count() == 0
+        && !began.load(Ordering::Relaxed)
+    {
+        // Models are still on their way; nothing is in flight.
+        std::process::exit(130);
     }
     eprintln!("stopping: what is in flight is awaited and recorded; again to leave it");
     cancel.store(true, Ordering::Relaxed);

@@ -195,6 +195,20 @@ impl Ledger {
         })
     }
 
+    /// How many tasks an evaluator could not judge, and why it could not judge the last of them.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
+    pub fn failed_items(&self, evaluator: u32) -> Result<(u64, Option<String>), LedgerError> {
+        self.read("counting tasks that were not judged", |c| {
+            c.query_row(
+                "SELECT count(*), (SELECT error FROM item_ WHERE evaluator = ?1 AND error IS NOT NULL
+                                   ORDER BY item DESC LIMIT 1)
+                 FROM item_ WHERE evaluator = ?1 AND error_code IS NOT NULL",
+                [evaluator],
+                |r| Ok((uint(r.get(0)?), r.get(1)?)),
+            )
+        })
+    }
+
     /// Everything that one evaluator judged, in the order of tasks.
     #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
     pub fn judgements_of(&self, evaluator: u32) -> Result<Vec<Judgement>, LedgerError> {

@@ -143,7 +143,18 @@ impl Ledger {
                     .collect()
             })
             .map_err(&error)?;
+        let files: Option<String> = reader
+            .query_row(
+                "SELECT value FROM meta_ WHERE key = 'student_files'",
+                [],
+                |r| r.get(0),
+            )
+            .optional()
+            .map_err(&error)?;
         drop(reader);
+        if let Some(files) = files {
+            self.set_meta("student_files", files).await?;
+        }
         for step in steps {
             self.record_step(step).await?;
         }

@@ -121,14 +121,14 @@ CREATE VIEW models AS
 SELECT json_extract(model.value, '$.name') AS name, json_extract(model.value, '$.roles') AS roles,
        json_extract(model.value, '$.provider') AS provider,
        json_extract(model.value, '$.model') AS model,
-       coalesce((SELECT identity FROM request_
+       coalesce((SELECT identity FROM call_ JOIN request_ USING (key)
                  WHERE request_.model = json_extract(model.value, '$.name') LIMIT 1),
                 json_extract(model.value, '$.identity')) AS identity,
        json_extract(model.value, '$.terms') AS terms
 FROM meta_, json_each(meta_.value, '$.models') AS model WHERE meta_.key = 'about'
 UNION ALL
 SELECT DISTINCT model, '["student"]', 'local', 'model', identity, NULL
-FROM request_ WHERE model LIKE '%, trained';
+FROM call_ JOIN request_ USING (key) WHERE model LIKE '%, trained';
 
 CREATE VIEW plugins AS
 SELECT json_extract(plugin.value, '$.stage') AS stage, json_extract(plugin.value, '$.title') AS plugin,

@@ -186,11 +186,20 @@ impl Provider for LocalProvider {
                 Failure::refused("request-refused", error.to_string())
             };
             let context = self.engine.prompt_tokens(&prompt(given)).map_err(failure)?;
-            let answer = self
-                .engine
-                .tokenizer()
-                .encode(answer, false)
-                .map_err(|error| refused(&error))?;
+            // As training has it: prompt and answer are one text, and the prompt's length says where
+            // the answer begins. SentencePiece would put a blank before an answer on its own.
+            let answer = match given {
+                Prompt::Completion(text) => {
+                    let whole = prompt(&Prompt::Completion(format!("{text}{answer}")));
+                    let whole = self.engine.prompt_tokens(&whole).map_err(failure)?;
+                    whole[context.len().min(whole.len())..].to_vec()
+                }
+                Prompt::Chat(_) => {
+                    let tokenizer = self.engine.tokenizer();
+                    let encoded = tokenizer.encode(answer, false);
+                    encoded.map_err(|error| refused(&error))?
+                }
+            };
             let likelihood = self
                 .engine
                 .log_likelihood(&context, &answer)

@@ -142,8 +142,15 @@ impl Service {
         answer: &str,
     ) -> Result<Likelihood, Error> {
         let provider = self.model(role)?.served.provider.clone();
-        let likelihood = provider.log_likelihood(prompt, answer).await;
-        likelihood.map_err(|failure| Error::new(failure.code, failure.message))
+        match self
+            .unless_ended(provider.log_likelihood(prompt, answer))
+            .await
+        {
+            Ok(likelihood) => {
+                likelihood.map_err(|failure| Error::new(failure.code, failure.message))
+            }
+            Err(stop) => Err(Error::new("interrupted", stop.to_string())),
+        }
     }
 
     /// Asks one thing. A recorded reply is returned as it is; a new one is returned when it is

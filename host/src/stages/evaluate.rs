@@ -21,11 +21,12 @@ use super::{
     StageError,
     models::{BASE, FetchProgress, Models, STUDENT, ServeError, TEACHER},
     prepare::hash,
+    train::STUDENT_FILES,
 };
 use crate::{
     fault,
     ledger::{AnswerRecord, Ledger, LedgerError, LikelihoodRecord},
-    models::{Asker, Service},
+    models::{Asker, Service, Stop},
     seed,
     trainer::config::TemplateName,
 };
@@ -37,7 +38,10 @@ pub enum EvaluateError {
     #[error("evaluation: {0}")]
     Serve(#[from] ServeError),
     /// A model could not score an answer.
-    #[error("evaluation: {model} cannot score the reference answer of task {item}: {}", error.message)]
+    #[error(
+        "evaluation: {model} cannot score the reference answer of task {item}, counted from 0: {}. Take the task out of the [evaluation] file and go on with `--fork NEW`: the student is not trained again",
+        error.message
+    )]
     Score {
         /// Whose likelihood was asked.
         model: String,
@@ -45,6 +49,16 @@ pub enum EvaluateError {
         item: u64,
         /// Why it cannot.
         error: Error,
+    },
+    /// Before and after would be two unrelated models.
+    #[error(
+        "evaluation: the student was trained from files of sha256 {recorded}, and its base model is now `{found}`. Put the old files back, or train from the new ones with `--fork NEW`"
+    )]
+    OtherBase {
+        /// What training began with.
+        recorded: String,
+        /// What is there.
+        found: String,
     },
     /// An evaluator, a model, or the user.
     #[error(transparent)]
@@ -133,6 +147,8 @@ pub(super) struct Subjects<'a> {
     pub(super) tasks: &'a [Task],
     /// Longest answer, in tokens.
     pub(super) max_tokens: u32,
+    /// Most tasks that an evaluator may fail to judge.
+    pub(super) max_failed: u64,
     pub(super) ledger: &'a Ledger,
 }
 
@@ -193,7 +209,14 @@ impl Subjects<'_> {
                 self.models
                     .serve(&roles, Some(self.trained), self.ledger, watch.fetching)?;
             (watch.started)(Arc::downgrade(&service));
+            if roles.contains(BASE) {
+                self.check_base(&service)?;
+            }
             for (role, name) in open {
+                // Before the first row, so that no later recipe takes it for its own.
+                self.ledger
+                    .set_stage(name.clone(), fingerprint.clone(), false, 0.0)
+                    .await?;
                 let begun = Instant::now();
                 let done = async {
                     if role != TEACHER {
@@ -210,6 +233,20 @@ impl Subjects<'_> {
             }
         }
         Ok(worked)
+    }
+
+    /// Refuses a base model whose files are not those that the student was trained from.
+    fn check_base(&self, service: &Service) -> Result<(), EvaluateError> {
+        let trained_from = self.ledger.meta(STUDENT_FILES)?;
+        match (trained_from, service.identity(BASE)) {
+            (Some(recorded), Some(found)) if !found.contains(&recorded) => {
+                Err(EvaluateError::OtherBase {
+                    recorded,
+                    found: found.to_owned(),
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Asks how likely the model finds the reference answers.
@@ -239,10 +276,13 @@ impl Subjects<'_> {
                 })
                 .collect();
             while let Some((item, scored)) = scores.next().await {
-                let likelihood = scored.map_err(|error| EvaluateError::Score {
-                    model: role.to_owned(),
-                    item,
-                    error,
+                let likelihood = scored.map_err(|error| match error.code.as_str() {
+                    "interrupted" => StageError::from(Stop::Interrupted).into(),
+                    _ => EvaluateError::Score {
+                        model: role.to_owned(),
+                        item,
+                        error,
+                    },
                 })?;
                 fault::point("likelihood:before-commit");
                 self.ledger

@@ -57,6 +57,10 @@ impl Subjects<'_> {
             return Ok(false);
         }
         let fingerprint = json!(self.judging_fingerprint(evaluator)).to_string();
+        // Before the first judgement, so that no later evaluator takes it for its own.
+        self.ledger
+            .set_stage(name.clone(), fingerprint.clone(), false, 0.0)
+            .await?;
         let begun = Instant::now();
         let done = self.judge_all(index, evaluator, watch).await;
         let seconds = begun.elapsed().as_secs_f64();
@@ -120,6 +124,16 @@ impl Subjects<'_> {
             if let Some(stop) = stopped {
                 return Err(StageError::Stopped(stop).into());
             }
+        }
+        let (count, last) = self.ledger.failed_items(index)?;
+        if count > self.max_failed {
+            return Err(StageError::TooManyItems {
+                evaluator: evaluator.title(),
+                count,
+                tasks: total,
+                last: last.unwrap_or_default(),
+            }
+            .into());
         }
         let metrics = self.summarise(index, evaluator).await?;
         self.ledger.record_metrics(index, metrics).await?;

@@ -81,6 +81,20 @@ pub enum StageError {
         /// Wanted.
         target: u64,
     },
+    /// An evaluator fails over too many tasks.
+    #[error(
+        "{evaluator} could not judge {count} of {tasks} tasks, more than [dataset] max_quarantined; the last: {last}. Mend the evaluator or its models and use `--fork NEW`: nothing is trained again, and no reply is paid twice"
+    )]
+    TooManyItems {
+        /// Name and version.
+        evaluator: String,
+        /// How many.
+        count: u64,
+        /// Of how many.
+        tasks: u64,
+        /// Why the last one failed.
+        last: String,
+    },
     /// Too many records break a filter.
     #[error(
         "{count} records broke a filter, more than max_quarantined = {limit}; the last: {last}"

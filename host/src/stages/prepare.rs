@@ -57,6 +57,18 @@ pub async fn prepare(recipe: Recipe) -> Result<Prepared, Problems> {
             &mut problems,
         )
     });
+    for (number, task) in (1..).zip(&evaluation) {
+        if task.output.trim().is_empty() {
+            problems.push(Problem::at(
+                &recipe.document,
+                "evaluation".to_owned(),
+                format!(
+                    "evaluation task {number}, \"{:.60}\", has no reference answer to compare with: write its \"output\"",
+                    task.instruction
+                ),
+            ));
+        }
+    }
     let generator = plugin(
         &recipe,
         &recipe.generator.plugin,

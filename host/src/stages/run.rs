@@ -15,7 +15,7 @@ use super::{
     StageError,
     about::about,
     evaluate::{self, EvaluateError, EvaluateProgress, Subjects},
-    models::{BASE, Models, STUDENT},
+    models::{BASE, Models, STUDENT, TEACHER},
     report::{self, ReportError},
     train::{self, Cancel, TrainProgress, TrainStageError, Trained},
 };
@@ -61,6 +61,8 @@ pub struct Evaluated {
     pub likelihoods: Vec<Likelihoods>,
     /// The evaluators' figures, each with the evaluator's place in the recipe.
     pub metrics: Vec<(u32, Metric)>,
+    /// Tasks that an evaluator could not judge, over all evaluators.
+    pub not_judged: u64,
     /// A task that nobody was trained on, with an answer to show.
     pub sample: Option<Sample>,
 }
@@ -160,6 +162,9 @@ pub async fn run(
 ) -> Result<Outcome, RunError> {
     let ledger = run_dir.ledger()?;
     let outcome = run_stages(prepared, run_dir, &ledger, options, watch).await;
+    if let Err(RunError::OtherRun(_)) = outcome {
+        return outcome;
+    }
     // Of a run that stopped, too: it says how far it came.
     let reported = report::write(&ledger, run_dir.path());
     let outcome = outcome?;
@@ -193,14 +198,15 @@ async fn run_stages(
         .serve(&asked, None, ledger, watch.fetching)?;
     let fingerprint = prepared.generation_fingerprint(|role| service.identity(role));
     here.check_generation(&fingerprint).await?;
+    let mut tasks = prepared.evaluation.clone();
+    if let Some(limit) = prepared.recipe.evaluation.as_ref().and_then(|e| e.limit) {
+        tasks.truncate(limit);
+    }
+    here.check_later_stages(&prepared, &tasks)?;
     if let Some(other) = here.reuse {
         ledger.import_replies(&other.join("ledger.sqlite")).await?;
     }
     let about = about(&prepared, &service);
-    let mut tasks = prepared.evaluation;
-    if let Some(limit) = prepared.recipe.evaluation.as_ref().and_then(|e| e.limit) {
-        tasks.truncate(limit);
-    }
     for (key, value) in [
         ("seeds", json!(prepared.seeds)),
         ("evaluation", json!(tasks)),
@@ -211,7 +217,6 @@ async fn run_stages(
     let (recipe, models) = (prepared.recipe, prepared.models);
     let had = ledger.consumed()?.last().copied().unwrap_or(0);
     let mut nothing_to_do = had >= recipe.dataset.target;
-    here.check_target(had, recipe.dataset.target)?;
     (watch.started)(Arc::downgrade(&service));
     let stages = (prepared.seeds, prepared.generator, prepared.filters);
     let generated = generate(&recipe, stages, service, options, watch.generation).await?;
@@ -232,6 +237,7 @@ async fn run_stages(
                 &models,
                 trained,
                 (&tasks, evaluation),
+                recipe.dataset.max_quarantined,
                 &prepared.evaluators,
                 evaluate::Watch {
                     progress: watch.evaluation.as_mut(),
@@ -259,6 +265,11 @@ pub(super) fn roles_of<'a>(plugins: impl Iterator<Item = &'a Loaded>) -> BTreeSe
         .filter_map(|capability| capability.strip_prefix("models:"))
         .map(str::to_owned)
         .collect()
+}
+
+fn train_config(table: &serde_json::Value) -> Result<TrainConfig, TrainStageError> {
+    let table = table.as_object().cloned().unwrap_or_default();
+    TrainConfig::from_table(&table).map_err(|problems| TrainError::Config(problems).into())
 }
 
 type GenerationStages = (Vec<Task>, Loaded, Vec<Loaded>);
@@ -323,11 +334,7 @@ impl Here<'_> {
         if differences.is_empty() {
             return Ok(());
         }
-        Err(OtherRun {
-            dir: self.dir.to_owned(),
-            differences: differences.join("\n"),
-        }
-        .into())
+        Err(self.other_run(differences.join("\n")))
     }
 
     /// Compares a stage that was begun. Says whether it was finished.
@@ -359,18 +366,62 @@ impl Here<'_> {
         }
     }
 
-    /// Refuses more examples than the student was trained on, before they are asked for.
-    fn check_target(&self, had: u64, target: u64) -> Result<(), RunError> {
-        if had >= target || self.ledger.stage("train")?.is_none() {
+    /// Compares everything after generation that was begun here before, so that a recipe which is
+    /// refused leaves no trace in the record.
+    fn check_later_stages(&self, prepared: &Prepared, tasks: &[Task]) -> Result<(), RunError> {
+        let Some((trained_from, _)) = self.ledger.stage("train")? else {
             return Ok(());
-        }
-        Err(OtherRun {
-            dir: self.dir.to_owned(),
-            differences: format!(
+        };
+        let recipe = &prepared.recipe;
+        let had = self.ledger.consumed()?.last().copied().unwrap_or(0);
+        let target = recipe.dataset.target;
+        if had < target {
+            return Err(self.other_run(format!(
                 "  dataset.target: the student is trained on {had} examples there, {target} here"
-            ),
+            )));
         }
-        .into())
+        if let (Some(table), Some(source)) = (&recipe.trainer, prepared.models.source(STUDENT)) {
+            let config = train_config(table)?;
+            let examples = self.ledger.examples()?;
+            self.same(
+                &trained_from,
+                &train::fingerprint(&config, &source, &examples),
+            )?;
+        }
+        let Some(evaluation) = &recipe.evaluation else {
+            return Ok(());
+        };
+        let folder = self.dir.join("model");
+        let subjects = Subjects {
+            models: &prepared.models,
+            trained: &folder,
+            trained_from: &trained_from,
+            tasks,
+            max_tokens: evaluation.max_tokens,
+            max_failed: recipe.dataset.max_quarantined,
+            ledger: self.ledger,
+        };
+        let fingerprint = subjects.fingerprint();
+        for role in [BASE, STUDENT, TEACHER] {
+            self.check_stage(&evaluate::stage_of(role), &fingerprint)?;
+        }
+        for (index, evaluator) in prepared.evaluators.iter().enumerate() {
+            let fingerprint = subjects.judging_fingerprint(evaluator);
+            self.check_stage(&format!("evaluators.{index}"), &fingerprint)?;
+        }
+        let beyond = format!("evaluators.{}", prepared.evaluators.len());
+        match self.ledger.stage(&beyond)? {
+            Some(_) => Err(self.other_run(format!("  {beyond}: begun there, nothing here"))),
+            None => Ok(()),
+        }
+    }
+
+    fn other_run(&self, differences: String) -> RunError {
+        OtherRun {
+            dir: self.dir.to_owned(),
+            differences,
+        }
+        .into()
     }
 
     /// Trains, unless the same has been trained before. Says whether it had.
@@ -384,9 +435,7 @@ impl Here<'_> {
         let source = models.source(STUDENT).ok_or_else(|| {
             TrainStageError::Model("[trainer] needs a local model as [roles] student".into())
         })?;
-        let table = table.as_object().cloned().unwrap_or_default();
-        let config = TrainConfig::from_table(&table)
-            .map_err(|problems| TrainStageError::from(TrainError::Config(problems)))?;
+        let config = train_config(table)?;
         let examples = self.ledger.examples()?;
         let fingerprint = train::fingerprint(&config, &source, &examples);
         let text = json!(fingerprint).to_string();
@@ -434,6 +483,7 @@ impl Here<'_> {
         models: &Models,
         trained: &Trained,
         (tasks, evaluation): (&[Task], &Evaluation),
+        max_failed: u64,
         evaluators: &[Loaded],
         mut watch: evaluate::Watch<'_>,
     ) -> Result<(Evaluated, bool), RunError> {
@@ -444,21 +494,19 @@ impl Here<'_> {
             trained_from: &trained_from,
             tasks,
             max_tokens: evaluation.max_tokens,
+            max_failed,
             ledger: self.ledger,
         };
-        let fingerprint = subjects.fingerprint();
-        for role in [BASE, STUDENT] {
-            self.check_stage(&evaluate::stage_of(role), &fingerprint)?;
-        }
-        for (index, evaluator) in evaluators.iter().enumerate() {
-            let fingerprint = subjects.judging_fingerprint(evaluator);
-            self.check_stage(&format!("evaluators.{index}"), &fingerprint)?;
-        }
         let mut was_there = !subjects.compare(&mut watch).await?;
         for (index, evaluator) in (0_u32..).zip(evaluators) {
             was_there &= !subjects.judge(index, evaluator, &mut watch).await?;
         }
+        let mut not_judged = 0;
+        for index in (0_u32..).take(evaluators.len()) {
+            not_judged += self.ledger.failed_items(index)?.0;
+        }
         let evaluated = Evaluated {
+            not_judged,
             likelihoods: self.ledger.likelihoods()?,
             metrics: self.ledger.metrics()?,
             sample: self.sample(tasks)?,

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use candle_core::DType;
@@ -14,7 +17,7 @@ use super::prepare::hash;
 use crate::{
     fault,
     ledger::{HeldOutRecord, Ledger, LedgerError, TrainingStep},
-    llama::{self, Model, ModelSource},
+    llama::{self, ModelSource},
     trainer::{
         self, HeldOutLoss, Plan, PlanError, StepRecord, TrainConfig, TrainError, TrainJob,
         TrainObserver, batches,
@@ -23,6 +26,9 @@ use crate::{
         template::{Encode, ExampleText, StudentTokenizer, tokenize_all},
     },
 };
+
+/// Under this name the ledger has the sha256 of the files that training began with.
+pub(super) const STUDENT_FILES: &str = "student_files";
 
 /// Why the student was not trained.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +99,8 @@ pub(super) async fn take_over(
     ledger: &Ledger,
     fingerprint: &str,
 ) -> Result<(), TrainStageError> {
-    if ledger.stage("train")?.is_some() {
+    let whole = other.join("model").join("config.json").exists();
+    if !whole || ledger.stage("train")?.is_some() {
         return Ok(());
     }
     let folder = dir.join("model");
@@ -144,7 +151,22 @@ pub(super) fn train(
 ) -> Result<Trained, TrainStageError> {
     let model_error = |error: &dyn std::fmt::Display| TrainStageError::Model(error.to_string());
     let parsed: ModelSource = source.parse().map_err(|e| model_error(&e))?;
+    // Before the weights are in memory: they are part of the plan.
+    let available = trainer::memory::available_bytes();
     let student = llama::open(&parsed, &mut |_| {}).map_err(|e| model_error(&e))?;
+    match ledger.meta(STUDENT_FILES)? {
+        Some(recorded) if recorded != student.identity => {
+            return Err(TrainStageError::Model(format!(
+                "training began with files of sha256 {recorded}, and {source} now has {}. Put the old files back, or begin anew with `--fork NEW`",
+                student.identity
+            )));
+        }
+        Some(_) => {}
+        None => {
+            let identity = student.identity.clone();
+            runtime.block_on(ledger.set_meta(STUDENT_FILES, identity))?;
+        }
+    }
     let encoder = StudentTokenizer::new(&student.tokenizer, &student.config).ok_or_else(|| {
         TrainStageError::Model("neither tokenizer nor configuration names an end token".into())
     })?;
@@ -174,23 +196,19 @@ pub(super) fn train(
         None,
     );
     progress.plan(&planned);
-    if let Some(available) = trainer::memory::available_bytes() {
+    if let Some(available) = available {
         planned.fits(available)?;
     }
     let chat_template = encoder
         .chat_template(TemplateName::Alpaca)
         .map_err(|e| model_error(&e))?;
-    let Model {
-        config: shape,
-        weights,
-        tokenizer,
-        ..
-    } = &student;
+    let (shape, tokenizer) = (&student.config, &student.tokenizer);
     let mut observer = Recorder {
         ledger: ledger.clone(),
         runtime: runtime.clone(),
         progress,
         total: planned.total_steps,
+        cancel,
         failed: None,
     };
     let job = TrainJob {
@@ -202,10 +220,11 @@ pub(super) fn train(
         cancel,
         threads: 0,
     };
-    let outcome = trainer::train(&job, weights.clone(), &mut observer)?;
+    let outcome = trainer::train(&job, student.weights, &mut observer);
     if let Some(error) = observer.failed {
         return Err(error.into());
     }
+    let outcome = outcome?;
     let folder = dir.join("model");
     let save = |message: String| TrainStageError::Save {
         path: folder.clone(),
@@ -249,13 +268,16 @@ struct Recorder<'a> {
     runtime: Handle,
     progress: &'a mut dyn TrainProgress,
     total: u64,
+    cancel: &'a AtomicBool,
     failed: Option<LedgerError>,
 }
 
 impl Recorder<'_> {
+    /// What cannot be recorded is not gone on with.
     fn keep(&mut self, result: Result<(), LedgerError>) {
         if let Err(error) = result {
             self.failed.get_or_insert(error);
+            self.cancel.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -46,7 +46,7 @@
 //!
 //! | Metric | Value |
 //! | --- | --- |
-//! | `win_rate` | of the first, in %; a tie is half a win, what was unparsed or refused does not count (as in AlpacaEval). Standard error from the standard deviation with n - 1. Attribute `verdict`: `first`, `second`, `no-difference` (50 % lies within 1.96 standard errors), `cannot-tell` (the judge is not usable, or two judgements are not there), with ` (uncalibrated)` where no calibration was made |
+//! | `win_rate` | of the first, in %; a tie is half a win, what was unparsed or refused does not count (as in AlpacaEval). Standard error from the standard deviation with n - 1. Attribute `verdict`: `first`, `second`, `no-difference` (50 % lies within 1.96 standard errors), `cannot-tell` (the judge is not usable, two judgements are not there, or fewer than six all agree), with ` (uncalibrated)` where no calibration was made |
 //! | `ties` | how many, flips among them |
 //! | `flip_rate` | of the comparisons with a verdict in both orders, how many changed with the order, in % |
 //! | `first_place_rate` | of the verdicts for one side, how many were for the answer shown first, in %; 50 is unbiased |

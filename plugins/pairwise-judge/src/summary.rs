@@ -126,9 +126,10 @@ fn compared(pair: &[String; 2], name: &str, judge: Judge, judgements: &[Judgemen
     if let Some((rate, error)) = mean(&wins) {
         let mut win_rate = metric("win_rate", 100.0 * rate, wins.len());
         win_rate.standard_error = error.map(|error| 100.0 * error);
-        win_rate
-            .attributes
-            .push(named("verdict", &conclusion(rate, error, judge)));
+        win_rate.attributes.push(named(
+            "verdict",
+            &conclusion(rate, error, wins.len(), judge),
+        ));
         metrics.push(win_rate);
     }
     let all = judgements.len();
@@ -149,11 +150,16 @@ fn compared(pair: &[String; 2], name: &str, judge: Judge, judgements: &[Judgemen
     metrics
 }
 
-/// What a win rate (0 to 1) allows to be said.
-fn conclusion(rate: f64, error: Option<f64>, judge: Judge) -> String {
+/// Fewer judgements that all agree prove nothing: five heads in a row come up once in sixteen
+/// tosses of a fair coin, counting five tails, too.
+const UNANIMOUS: usize = 6;
+
+/// What a win rate (0 to 1) of `n` judgements allows to be said.
+fn conclusion(rate: f64, error: Option<f64>, n: usize, judge: Judge) -> String {
     let verdict = match error {
         _ if judge == Judge::Unusable => "cannot-tell",
         None => "cannot-tell",
+        Some(error) if error == 0.0 && n < UNANIMOUS => "cannot-tell",
         Some(error) if (rate - 0.5).abs() <= Z * error => "no-difference",
         Some(_) if rate > 0.5 => "first",
         Some(_) => "second",
