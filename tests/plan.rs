@@ -267,7 +267,7 @@ fn a_yield_of_nothing_is_told() {
 #[test]
 fn judges_are_counted_by_their_own_requests() {
     let recipe = Recipe {
-        rest: "[evaluation]\nbundled = true\nlimit = 10\n\n[[evaluators]]\nplugin = \"pairwise-judge\"\n\
+        rest: "[trainer]\nmax_steps = 1\n\n[evaluation]\nbundled = true\nlimit = 10\n\n[[evaluators]]\nplugin = \"pairwise-judge\"\n\
                grant = [\"models:judge\"]\n\
                config = { pairs = [[\"teacher\", \"student.base\"]], calibration = false }"
             .into(),
@@ -295,4 +295,18 @@ fn judges_are_counted_by_their_own_requests() {
         [("student", &ten), ("student.base", &ten), ("teacher", &ten)]
     );
     assert_eq!(bench.server.count(), 0);
+}
+
+#[test]
+fn an_evaluation_without_a_student_is_told_to_come_to_nothing() {
+    let recipe = Recipe {
+        rest: "[evaluation]\nbundled = true".into(),
+        ..Recipe::default()
+    };
+    let bench = Bench::new(alpaca_teacher(), &recipe);
+    let told = succeeds(&mut plan(&bench, "run"));
+    assert!(
+        told.replace("\n    ", " ").contains("nothing is evaluated"),
+        "{told}"
+    );
 }

@@ -108,6 +108,15 @@ enum Template {
 }
 
 impl Template {
+    /// In which template the model behind a role answers: the student as it was trained, everybody
+    /// else as they are used to be asked.
+    fn of(role: &str, chat: bool) -> Self {
+        match (role, chat) {
+            (STUDENT, _) | (_, false) => Template::Alpaca,
+            _ => Template::Chat,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Template::Chat => "chat",
@@ -129,6 +138,16 @@ impl Template {
                 Request::completion(prompt)
             }
         }
+    }
+}
+
+/// What the model behind a role is asked to answer, greedily: it is the model that is compared, not
+/// its luck. `chat` says whether it can hold a conversation.
+pub(super) fn question(role: &str, chat: bool, task: &Task, max_tokens: u32) -> Request {
+    Request {
+        temperature: Some(0.0),
+        max_tokens: Some(max_tokens),
+        ..Template::of(role, chat).request(task)
     }
 }
 
@@ -301,19 +320,15 @@ impl Subjects<'_> {
         Ok(())
     }
 
-    /// Has the model answer every task, greedily: it is the model that is compared, not its luck.
+    /// Has the model answer every task.
     async fn answer(
         &self,
         service: &Service,
         role: &str,
         watch: &mut Watch<'_>,
     ) -> Result<(), EvaluateError> {
-        // The student is asked as it was trained; everybody else as they are used to.
         let chat = service.describe(role).is_ok_and(|can| can.chat);
-        let template = match (role, chat) {
-            (STUDENT, _) | (_, false) => Template::Alpaca,
-            _ => Template::Chat,
-        };
+        let max_tokens = self.max_tokens;
         let there = self.ledger.answers()?;
         let there: BTreeSet<u64> = there
             .iter()
@@ -331,9 +346,7 @@ impl Subjects<'_> {
                     // Of the task alone: models behind two roles are asked once.
                     seed: seed::of_content(task),
                 };
-                let mut request = template.request(task);
-                request.temperature = Some(0.0);
-                request.max_tokens = Some(self.max_tokens);
+                let request = question(role, chat, task, max_tokens);
                 (item, service.complete(&asker, 0, role, &request).await)
             })
             .collect();

@@ -185,14 +185,11 @@ async fn run_stages(
         reuse: options.reuse.as_deref(),
     };
     let asked = roles_of(prepared.generation());
-    match options.limit {
-        // A taste is no reason to fetch a student.
-        Some(_) => prepared.models.fetch(&asked, watch.fetching)?,
-        None => {
-            let all = prepared.recipe.roles.keys();
-            prepared.models.fetch(all, watch.fetching)?;
-        }
-    }
+    // A taste is no reason to fetch a student, nor is a recipe that trains none.
+    let all: BTreeSet<String> = prepared.recipe.roles.keys().cloned().collect();
+    let whole = options.limit.is_none() && prepared.recipe.trainer.is_some();
+    let wanted = if whole { &all } else { &asked };
+    prepared.models.fetch(wanted, watch.fetching)?;
     let service = prepared
         .models
         .serve(&asked, None, ledger, watch.fetching)?;

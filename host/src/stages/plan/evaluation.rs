@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pacos_plugin::{Answer, Item, Message, Request, Task};
+use pacos_plugin::{Answer, Item, Task};
 use serde::Serialize;
 
 use super::{
@@ -11,7 +11,10 @@ use super::{
     rehearsal,
 };
 use crate::{
-    manifest::Recipe, plugin::Loaded, seed, stages::Prepared, trainer::config::TemplateName,
+    manifest::Recipe,
+    plugin::Loaded,
+    seed,
+    stages::{Prepared, evaluate::question},
 };
 
 /// Most tasks for which a judge is rehearsed; more are reckoned from these.
@@ -70,20 +73,23 @@ pub(super) async fn evaluation(
     obstacles: &mut Vec<String>,
 ) -> Option<Evaluation> {
     let table = prepared.recipe.evaluation.as_ref()?;
+    if !trains {
+        obstacles.push(
+            "the recipe has [evaluation] and no [trainer]: there is no student to compare, so nothing is evaluated"
+                .to_owned(),
+        );
+        return None;
+    }
     let limit = table.limit.unwrap_or(usize::MAX);
     let tasks: Vec<&Task> = prepared.evaluation.iter().take(limit).collect();
-    let roles = if prepared.evaluators.is_empty() {
-        Vec::new()
-    } else {
-        answering(&prepared.recipe)
-    };
+    let roles = answering(&prepared.recipe);
     let answers = roles
         .iter()
         .filter_map(|role| {
             let model = models.of_role(role)?;
             let loads = tasks
                 .iter()
-                .map(|task| answer(model, task, table.max_tokens));
+                .map(|task| answer(role, model, task, table.max_tokens));
             Some(Answers {
                 role: (*role).to_owned(),
                 model: model.name.clone(),
@@ -114,7 +120,7 @@ pub(super) async fn evaluation(
     Some(Evaluation {
         tasks: tasks.len() as u64,
         // The base model in two templates, the trained one in Alpaca's.
-        likelihoods: if trains { 3 * tasks.len() as u64 } else { 0 },
+        likelihoods: 3 * tasks.len() as u64,
         answers,
         max_tokens: table.max_tokens,
         evaluators,
@@ -137,20 +143,8 @@ fn answering(recipe: &Recipe) -> Vec<&'static str> {
     clippy::cast_precision_loss,
     reason = "tokens of one answer are far below 2^53"
 )]
-fn answer(model: &KnownModel, task: &Task, max_tokens: u32) -> Load {
-    let request = if model.description.chat {
-        let text = match task.input.as_str() {
-            "" => task.instruction.clone(),
-            input => format!("{}\n\n{input}", task.instruction),
-        };
-        Request::chat(vec![Message::user(text)])
-    } else {
-        Request::completion(TemplateName::Alpaca.prompt(&task.instruction, &task.input))
-    };
-    let request = Request {
-        max_tokens: Some(max_tokens),
-        ..request
-    };
+fn answer(role: &str, model: &KnownModel, task: &Task, max_tokens: u32) -> Load {
+    let request = question(role, model.description.chat, task, max_tokens);
     model.load(&request, Some(model.text_tokens(&task.output) as f64))
 }
 
