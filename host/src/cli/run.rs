@@ -149,9 +149,7 @@ fn tell(options: &Options, outcome: &Outcome) {
     println!("  read the report    {dir}/report.html");
     if let Some(trained) = &outcome.trained {
         let folder = trained.folder.display();
-        println!(
-            "  use the student    transformers serve {folder}    (or vLLM, or llama.cpp's converter)"
-        );
+        println!("  use the student    transformers serve {folder}");
     }
     println!("  use the examples   {dir}/dataset/alpaca_data.json, .jsonl and .parquet beside it");
     println!(

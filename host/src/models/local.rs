@@ -73,8 +73,11 @@ impl LocalProvider {
     }
 }
 
+fn message(message: &Message) -> ChatMessage {
+    ChatMessage::new(&message.role, &message.content)
+}
+
 fn prompt(prompt: &Prompt) -> generate::Prompt {
-    let message = |message: &Message| ChatMessage::new(&message.role, &message.content);
     match prompt {
         Prompt::Completion(text) => generate::Prompt::Text(text.clone()),
         Prompt::Chat(messages) => generate::Prompt::Chat(messages.iter().map(message).collect()),
@@ -108,6 +111,14 @@ fn completion_request(request: &Request) -> Result<CompletionRequest, Failure> {
         )),
     };
     Ok(wanted)
+}
+
+/// Splits the tokens of a prompt with its answer where the answer begins. A token that spans the
+/// border is the answer's, so that no character of the answer goes unscored.
+fn split_at_answer(prompt: &[u32], whole: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let same = prompt.iter().zip(whole).take_while(|(a, b)| a == b).count();
+    let (context, answer) = whole.split_at(same);
+    (context.to_vec(), answer.to_vec())
 }
 
 fn failure(error: GenerateError) -> Failure {
@@ -185,21 +196,23 @@ impl Provider for LocalProvider {
             let refused = |error: &dyn std::fmt::Display| {
                 Failure::refused("request-refused", error.to_string())
             };
-            let context = self.engine.prompt_tokens(&prompt(given)).map_err(failure)?;
-            // As training has it: prompt and answer are one text, and the prompt's length says where
-            // the answer begins. SentencePiece would put a blank before an answer on its own.
-            let answer = match given {
-                Prompt::Completion(text) => {
-                    let whole = prompt(&Prompt::Completion(format!("{text}{answer}")));
-                    let whole = self.engine.prompt_tokens(&whole).map_err(failure)?;
-                    whole[context.len().min(whole.len())..].to_vec()
-                }
-                Prompt::Chat(_) => {
-                    let tokenizer = self.engine.tokenizer();
-                    let encoded = tokenizer.encode(answer, false);
-                    encoded.map_err(|error| refused(&error))?
+            let tokenizer = self.engine.tokenizer();
+            let (text, with_special) = match given {
+                Prompt::Completion(text) => (text.clone(), true),
+                Prompt::Chat(messages) => {
+                    let messages: Vec<_> = messages.iter().map(message).collect();
+                    let text = tokenizer.apply_chat_template(&messages, true);
+                    (text.map_err(|error| refused(&error))?, false)
                 }
             };
+            // As training has it, prompt and answer are one text: SentencePiece would put a blank
+            // before an answer on its own.
+            let encode = |text: &str| {
+                let tokens = tokenizer.encode(text, with_special);
+                tokens.map_err(|error| refused(&error))
+            };
+            let (context, answer) =
+                split_at_answer(&encode(&text)?, &encode(&format!("{text}{answer}"))?);
             let likelihood = self
                 .engine
                 .log_likelihood(&context, &answer)
@@ -210,5 +223,34 @@ impl Provider for LocalProvider {
                 tokens: u32::try_from(likelihood.tokens).unwrap_or(u32::MAX),
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llama::{EngineOptions, test_model};
+
+    #[test]
+    fn a_token_across_the_border_belongs_to_the_answer() {
+        assert_eq!(split_at_answer(&[1, 2], &[1, 2, 3]), (vec![1, 2], vec![3]));
+        // The prompt's last token and the answer's first became one.
+        assert_eq!(split_at_answer(&[1, 2], &[1, 7, 3]), (vec![1], vec![7, 3]));
+    }
+
+    #[tokio::test]
+    async fn a_completion_is_scored_as_one_text() {
+        let engine = Engine::start(test_model::model(3), EngineOptions::default()).unwrap();
+        let whole = engine.tokenizer().encode("x hello", true).unwrap();
+        let (context, answer) = whole.split_at(2);
+        let expected = engine.log_likelihood(context, answer).await.unwrap();
+        let provider = LocalProvider::new("tiny".into(), engine);
+        // "hello" is one token of this tokenizer, and "x he" ends in the middle of it.
+        let scored = provider
+            .log_likelihood(&Prompt::Completion("x he".into()), "llo")
+            .await
+            .unwrap();
+        assert_eq!(scored.tokens as usize, answer.len());
+        assert!((scored.sum - expected.sum_log_prob).abs() < 1e-9);
     }
 }

@@ -133,8 +133,7 @@ impl LlamaConfig {
         Self::from_json(&text, path)
     }
 
-    /// The configuration as a `config.json` that transformers (4 and 5), vLLM and llama.cpp's
-    /// converter read. `torch_dtype` is the element type of the weights beside it: "float32",
+    /// The configuration as a `config.json` in the form that transformers 4 and 5 read. `torch_dtype` is the element type of the weights beside it: "float32",
     /// "float16" or "bfloat16".
     pub fn to_json(&self, torch_dtype: &str) -> Value {
         let rope_scaling = match self.rope_scaling {

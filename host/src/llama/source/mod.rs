@@ -341,7 +341,7 @@ impl LocalModel {
 
 impl Model {
     /// Writes the model as a Hugging Face folder: weights as `dtype`, `config.json`, tokenizer and
-    /// `generation_config.json`. transformers, vLLM and llama.cpp's converter read it.
+    /// `generation_config.json`, in the layout that transformers reads and writes.
     pub fn save_hf(&self, folder: &Path, dtype: DType) -> Result<(), SourceError> {
         // config.json comes last of all, as the sign that the folder is whole.
         self.tokenizer.save_hf(folder)?;
