@@ -225,6 +225,7 @@ async fn judge_item(evaluator: &Loaded, grant: &Arc<Grant>, item: Item) -> Judge
         match judged.await {
             Ok(judgements) => break Ok(Ok(judgements)),
             Err(CallError::Stopped(stop)) => break Err(stop),
+            Err(CallError::Plugin(error)) if !error.retryable => break Ok(Err(error)),
             Err(error) if patience > 1 => {
                 break Ok(Err(Error::new(error.code().to_owned(), error.to_string())));
             }
