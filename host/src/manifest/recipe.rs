@@ -208,6 +208,22 @@ pub struct Plugin {
     pub config: serde_json::Value,
 }
 
+impl Plugin {
+    /// A plugin by itself, outside of any recipe: nothing granted, nothing configured.
+    #[must_use]
+    pub fn alone(source: PluginSource) -> Self {
+        Plugin {
+            path: String::new(),
+            source,
+            sha256: None,
+            native: false,
+            grant: Vec::new(),
+            limits: Limits::default(),
+            config: serde_json::json!({}),
+        }
+    }
+}
+
 /// Where a plugin's file is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PluginSource {

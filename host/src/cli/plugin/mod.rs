@@ -1,0 +1,61 @@
+//! `pacos plugin`.
+
+mod inspect;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::Failed;
+use crate::{
+    manifest::{Plugin, PluginSource},
+    plugin::{BUNDLED, Loaded},
+};
+
+/// Look at plugins.
+#[derive(Args)]
+pub(super) struct PluginArgs {
+    #[command(subcommand)]
+    command: PluginCommand,
+}
+
+#[derive(Subcommand)]
+enum PluginCommand {
+    /// Name the plugins inside this binary
+    List,
+    /// Say what a plugin is: stage, capabilities, configuration, sha256
+    Inspect {
+        /// Name of a bundled plugin, or path of a component
+        plugin: String,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) async fn plugin(args: PluginArgs) -> Result<(), Failed> {
+    match args.command {
+        PluginCommand::List => list().await,
+        PluginCommand::Inspect { plugin, json } => inspect::inspect(&plugin, json).await,
+    }
+}
+
+async fn list() -> Result<(), Failed> {
+    for (name, _) in BUNDLED {
+        let loaded = load(name).await?;
+        println!("{:<20} {:<10} {}", name, loaded.stage, loaded.title());
+    }
+    Ok(())
+}
+
+/// Loads a bundled plugin by its name, or a file by its path, as it comes.
+async fn load(name: &str) -> Result<Loaded, Failed> {
+    let source = if name.contains(['/', '.']) {
+        PluginSource::File(PathBuf::from(name))
+    } else {
+        PluginSource::Bundled(name.to_owned())
+    };
+    Loaded::load(&Plugin::alone(source))
+        .await
+        .map_err(|error| Failed::Other(error.into(), 4))
+}
