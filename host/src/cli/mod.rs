@@ -5,6 +5,7 @@ mod model;
 mod plan;
 mod plugin;
 mod progress;
+mod recorded;
 mod report;
 mod run;
 

@@ -240,8 +240,16 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// `compute_seconds`: time that one call may compute; waiting for a model does not count.
     pub compute: Duration,
+    /// `output_mb`: what one call may hand to the host, answers and requests together.
+    pub output_bytes: usize,
+    /// `table_elements`: elements of all tables of an instance.
+    pub table_elements: usize,
     /// `requests`: model requests that the plugin may make in the whole run.
     pub requests: Option<u64>,
+    /// `tokens`: tokens of those requests, prompt and reply together.
+    pub tokens: Option<u64>,
+    /// `usd`: what those requests may cost.
+    pub usd: Option<f64>,
 }
 
 impl Default for Limits {
@@ -249,7 +257,11 @@ impl Default for Limits {
         Limits {
             memory_bytes: 512 << 20,
             compute: Duration::from_secs(30),
+            output_bytes: 128 << 20,
+            table_elements: 100_000,
             requests: None,
+            tokens: None,
+            usd: None,
         }
     }
 }

@@ -193,8 +193,12 @@ fn limits(limits: &Limits, native: bool) -> Map<String, Value> {
             "compute_seconds".into(),
             limits.compute.as_secs_f64().into(),
         );
+        table.insert("output_mb".into(), (limits.output_bytes >> 20).into());
+        table.insert("table_elements".into(), limits.table_elements.into());
     }
     put(&mut table, "requests", limits.requests);
+    put(&mut table, "tokens", limits.tokens);
+    put(&mut table, "usd", limits.usd);
     table
 }
 

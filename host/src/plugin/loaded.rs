@@ -1,12 +1,15 @@
 //! A plugin of a recipe, loaded: found, checked, described, ready to make instances.
 
-use std::{io::Write, path::Path, sync::Arc};
+use std::{io::Write, path::Path, sync::Arc, time::Duration};
 
 use pacos_plugin as plain;
 use sha2::{Digest, Sha256};
 
 use super::{
-    CallError, HostCalls, LoadError, Stage, contract, native::NativePlugin, wasm::WasmPlugin,
+    CallError, HostCalls, LoadError, Stage, contract,
+    native::NativePlugin,
+    usage::{Meter, Metered},
+    wasm::WasmPlugin,
 };
 use crate::{
     manifest::{Plugin, PluginSource},
@@ -81,6 +84,12 @@ pub trait Instance: Send {
         &mut self,
         judgements: Vec<plain::Judgement>,
     ) -> BoxFuture<'_, Result<Vec<plain::Metric>, CallError>>;
+
+    /// Time that the last call computed, where the carrier knows it, and bytes of linear memory
+    /// taken so far.
+    fn reading(&self) -> (Option<Duration>, u64) {
+        (None, 0)
+    }
 }
 
 /// A plugin of a recipe.
@@ -93,6 +102,8 @@ pub struct Loaded {
     pub sha256: String,
     /// How the recipe uses it.
     pub recipe: Plugin,
+    /// What its calls come to, in all instances.
+    pub meter: Meter,
     config: String,
     carrier: Carrier,
 }
@@ -125,7 +136,7 @@ impl Loaded {
             (Carrier::Native(library), stage)
         } else {
             let stage = contract::stage_of_component(&name, &bytes)?;
-            let component = WasmPlugin::load(&name, &bytes, stage, plugin.limits.clone())?;
+            let component = WasmPlugin::load(&name, &sha256, &bytes, stage, plugin.limits.clone())?;
             (Carrier::Wasm(component), stage)
         };
         let mut loaded = Loaded {
@@ -133,6 +144,7 @@ impl Loaded {
             stage,
             sha256,
             recipe: plugin.clone(),
+            meter: Meter::default(),
             config: plugin.config.to_string(),
             carrier,
         };
@@ -168,7 +180,10 @@ impl Loaded {
     /// # Errors
     /// When the plugin breaks, or refuses a configuration that it accepted before.
     pub async fn instance(&self, seeds: &[plain::Task]) -> Result<Box<dyn Instance>, CallError> {
-        let mut instance = self.bare().await?;
+        let mut instance: Box<dyn Instance> = Box::new(Metered {
+            instance: self.bare().await?,
+            meter: self.meter.clone(),
+        });
         let diagnostics = instance.configure(&self.config).await?;
         let error = diagnostics
             .into_iter()

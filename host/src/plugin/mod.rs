@@ -5,6 +5,7 @@ mod contract;
 mod error;
 mod loaded;
 mod native;
+mod usage;
 mod wasm;
 
 pub use calls::{HostCalls, NoCalls, Refusal};
@@ -12,3 +13,4 @@ pub use contract::Stage;
 pub use error::{CallError, LoadError};
 pub(crate) use loaded::hex;
 pub use loaded::{BUNDLED, Instance, Loaded};
+pub use usage::{Meter, Usage};

@@ -1,6 +1,7 @@
 //! `pacos plugin`.
 
 mod inspect;
+mod stats;
 
 use std::path::PathBuf;
 
@@ -31,12 +32,14 @@ enum PluginCommand {
         #[arg(long)]
         json: bool,
     },
+    Stats(stats::StatsArgs),
 }
 
 pub(super) async fn plugin(args: PluginArgs) -> Result<(), Failed> {
     match args.command {
         PluginCommand::List => list().await,
         PluginCommand::Inspect { plugin, json } => inspect::inspect(&plugin, json).await,
+        PluginCommand::Stats(args) => stats::stats(&args),
     }
 }
 

@@ -87,7 +87,11 @@ const CONFIG: Key = long_key(
 const LIMIT: &[Key] = &[
     key("memory_mb", "512"),
     key("compute_seconds", "30"),
+    key("output_mb", "128"),
+    key("table_elements", "100000"),
     key("requests", "1000"),
+    key("tokens", "1000000"),
+    key("usd", "5.0"),
 ];
 
 pub(super) fn generator(root: &Table<'_>, roles: &Roles) -> Option<Generator> {
@@ -320,7 +324,12 @@ fn grant(table: &Table<'_>, stage: Stage, roles: &Roles, trained: bool) -> Vec<S
 fn limits(table: &Table<'_>, native: bool) -> Limits {
     table.refuse_unknown();
     let default = Limits::default();
-    for name in ["memory_mb", "compute_seconds"] {
+    for name in [
+        "memory_mb",
+        "compute_seconds",
+        "output_mb",
+        "table_elements",
+    ] {
         if native && table.has(name) {
             let message = format!("`{name}` cannot be kept for a dynamic library");
             let help = format!("take `{name}` out, or use a component (.wasm)");
@@ -329,6 +338,10 @@ fn limits(table: &Table<'_>, native: bool) -> Limits {
     }
     // A component's addresses have 32 bits.
     let memory = table.whole("memory_mb", 1, 4096);
+    let output = table.whole("output_mb", 1, 4096);
+    let elements = table.whole("table_elements", 1, 10_000_000);
+    let bytes = |mb: Option<u64>| mb.and_then(|mb| usize::try_from(mb << 20).ok());
+    let most = i64::MAX.unsigned_abs();
     let compute = table.number("compute_seconds", Zero::Refused);
     let compute = compute.and_then(|seconds| {
         let compute = Duration::try_from_secs_f64(seconds).ok();
@@ -338,10 +351,14 @@ fn limits(table: &Table<'_>, native: bool) -> Limits {
         compute
     });
     Limits {
-        memory_bytes: memory
-            .and_then(|mb| usize::try_from(mb << 20).ok())
-            .unwrap_or(default.memory_bytes),
+        memory_bytes: bytes(memory).unwrap_or(default.memory_bytes),
         compute: compute.unwrap_or(default.compute),
-        requests: table.whole("requests", 1, i64::MAX.unsigned_abs()),
+        output_bytes: bytes(output).unwrap_or(default.output_bytes),
+        table_elements: elements
+            .and_then(|elements| usize::try_from(elements).ok())
+            .unwrap_or(default.table_elements),
+        requests: table.whole("requests", 1, most),
+        tokens: table.whole("tokens", 1, most),
+        usd: table.number("usd", Zero::Refused),
     }
 }
