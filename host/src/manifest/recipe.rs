@@ -238,6 +238,9 @@ pub enum PluginSource {
 pub struct Limits {
     /// `memory_mb`: linear memory.
     pub memory_bytes: usize,
+    /// `all_memory_mb`: linear memory of all instances that work at once. It bounds how many
+    /// there are, by what the greediest has taken so far.
+    pub all_memory_bytes: usize,
     /// `compute_seconds`: time that one call may compute; waiting for a model does not count.
     pub compute: Duration,
     /// `output_mb`: what one call may hand to the host, answers and requests together.
@@ -256,6 +259,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             memory_bytes: 512 << 20,
+            all_memory_bytes: 2048 << 20,
             compute: Duration::from_secs(30),
             output_bytes: 128 << 20,
             table_elements: 100_000,

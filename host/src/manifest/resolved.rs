@@ -190,6 +190,10 @@ fn limits(limits: &Limits, native: bool) -> Map<String, Value> {
     if !native {
         table.insert("memory_mb".into(), (limits.memory_bytes >> 20).into());
         table.insert(
+            "all_memory_mb".into(),
+            (limits.all_memory_bytes >> 20).into(),
+        );
+        table.insert(
             "compute_seconds".into(),
             limits.compute.as_secs_f64().into(),
         );

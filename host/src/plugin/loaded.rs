@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{
     CallError, HostCalls, LoadError, Stage, contract,
     native::NativePlugin,
+    places::Places,
     usage::{Meter, Metered},
     wasm::WasmPlugin,
 };
@@ -104,6 +105,7 @@ pub struct Loaded {
     pub recipe: Plugin,
     /// What its calls come to, in all instances.
     pub meter: Meter,
+    places: Arc<Places>,
     config: String,
     carrier: Carrier,
 }
@@ -145,6 +147,7 @@ impl Loaded {
             sha256,
             recipe: plugin.clone(),
             meter: Meter::default(),
+            places: Places::new(plugin.limits.all_memory_bytes as u64),
             config: plugin.config.to_string(),
             carrier,
         };
@@ -175,12 +178,15 @@ impl Loaded {
         self.bare().await?.configure(&self.config).await
     }
 
-    /// A fresh instance, configured, and started with the seeds if it is no evaluator.
+    /// A fresh instance, configured, and started with the seeds if it is no evaluator. Waits
+    /// where as many live as `limits.all_memory_mb` holds.
     ///
     /// # Errors
     /// When the plugin breaks, or refuses a configuration that it accepted before.
     pub async fn instance(&self, seeds: &[plain::Task]) -> Result<Box<dyn Instance>, CallError> {
         let mut instance: Box<dyn Instance> = Box::new(Metered {
+            // Before there is an instance: it may have to wait.
+            place: self.places.take().await,
             instance: self.bare().await?,
             meter: self.meter.clone(),
         });

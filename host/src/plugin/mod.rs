@@ -5,6 +5,7 @@ mod contract;
 mod error;
 mod loaded;
 mod native;
+mod places;
 mod usage;
 mod wasm;
 

@@ -7,7 +7,7 @@ use std::{
 
 use pacos_plugin as plain;
 
-use super::{CallError, HostCalls, Instance};
+use super::{CallError, HostCalls, Instance, places::Place};
 use crate::models::BoxFuture;
 
 /// Sums over the calls of all instances of a plugin.
@@ -44,10 +44,11 @@ impl Meter {
     }
 }
 
-/// An instance whose calls are counted.
+/// An instance whose calls are counted, in its place.
 pub(super) struct Metered {
     pub(super) instance: Box<dyn Instance>,
     pub(super) meter: Meter,
+    pub(super) place: Place,
 }
 
 impl Metered {
@@ -58,6 +59,7 @@ impl Metered {
         result: Result<T, CallError>,
     ) -> Result<T, CallError> {
         let (computed, memory) = self.instance.reading();
+        self.place.holds(memory);
         let seconds = computed.unwrap_or_else(|| begun.elapsed()).as_secs_f64();
         let mut usage = self.meter.0.lock().unwrap_or_else(PoisonError::into_inner);
         usage.seconds += seconds;

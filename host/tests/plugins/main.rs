@@ -6,6 +6,7 @@ mod crimes;
 mod libraries;
 mod loading;
 mod outside;
+mod shapes;
 
 use std::{
     path::{Path, PathBuf},

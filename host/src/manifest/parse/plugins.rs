@@ -86,6 +86,7 @@ const CONFIG: Key = long_key(
 
 const LIMIT: &[Key] = &[
     key("memory_mb", "512"),
+    key("all_memory_mb", "2048"),
     key("compute_seconds", "30"),
     key("output_mb", "128"),
     key("table_elements", "100000"),
@@ -338,6 +339,7 @@ fn limits(table: &Table<'_>, native: bool) -> Limits {
     }
     // A component's addresses have 32 bits.
     let memory = table.whole("memory_mb", 1, 4096);
+    let all_memory = table.whole("all_memory_mb", 1, 1 << 20);
     let output = table.whole("output_mb", 1, 4096);
     let elements = table.whole("table_elements", 1, 10_000_000);
     let bytes = |mb: Option<u64>| mb.and_then(|mb| usize::try_from(mb << 20).ok());
@@ -352,6 +354,7 @@ fn limits(table: &Table<'_>, native: bool) -> Limits {
     });
     Limits {
         memory_bytes: bytes(memory).unwrap_or(default.memory_bytes),
+        all_memory_bytes: bytes(all_memory).unwrap_or(default.all_memory_bytes),
         compute: compute.unwrap_or(default.compute),
         output_bytes: bytes(output).unwrap_or(default.output_bytes),
         table_elements: elements

@@ -5,6 +5,7 @@ mod bindings;
 mod bounds;
 mod compiled;
 mod convert;
+mod denied;
 mod imports;
 mod said;
 mod time;
@@ -20,7 +21,13 @@ use wasmtime::{
     component::{Component, HasSelf, Linker, ResourceTable},
 };
 use wasmtime_wasi::{
-    I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p2::bindings::clocks::monotonic_clock,
+    I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+    p2::bindings::{
+        cli::environment,
+        clocks::monotonic_clock,
+        filesystem::preopens,
+        sockets::{tcp_create_socket, udp_create_socket},
+    },
     random::Deterministic,
 };
 
@@ -34,6 +41,7 @@ use self::{
     bounds::{Bounds, OutOfBounds},
     compiled::CompiledComponents,
     convert::all,
+    denied::{Denied, HasDenied, Sought},
     said::Said,
     time::{ComputeClock, HasSleepless, Sleepless, StoppedTime},
 };
@@ -80,6 +88,9 @@ pub(super) struct State {
     pub(super) last_error: Option<String>,
     stdout: Said,
     stderr: Said,
+    /// Whether a unit, a batch or an item is under way, and not the guest's own beginning.
+    working: bool,
+    sought: Sought,
     clock: ComputeClock,
 }
 
@@ -127,6 +138,10 @@ fn linker() -> wasmtime::Result<&'static Linker<State>> {
     monotonic_clock::add_to_linker::<_, HasSleepless>(&mut linker, |state: &mut State| {
         Sleepless(&mut state.table)
     })?;
+    environment::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
+    preopens::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
+    tcp_create_socket::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
+    udp_create_socket::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
     linker.allow_shadowing(false);
     models::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
@@ -190,6 +205,8 @@ impl WasmPlugin {
             last_error: None,
             stdout,
             stderr,
+            working: false,
+            sought: Sought::new(),
             clock: clock.clone(),
         };
         let mut store = Store::new(engine(), state);
@@ -259,6 +276,11 @@ fn broken(store: &Store<State>, error: &wasmtime::Error) -> CallError {
     }
     if error.is::<I32Exit>() {
         return CallError::Trap(last_words(store.data()));
+    }
+    if !error.is::<Trap>() {
+        // The guest's code did nothing wrong; what it handed over cannot be read: a text that is
+        // no UTF-8, a list that reaches beyond its memory.
+        return CallError::Invalid(cause);
     }
     let message = match error.downcast_ref() {
         Some(Trap::UnreachableCodeReached) => last_words(store.data()),
@@ -342,8 +364,15 @@ impl WasmInstance {
         }
         state.calls = calls;
         state.last_error = None;
+        state.working = false;
         state.clock.reset(self.compute * patience);
         state.clock.clone()
+    }
+
+    fn begin_work(&mut self, calls: Arc<dyn HostCalls>, patience: u32) -> ComputeClock {
+        let clock = self.begin(calls, patience);
+        self.store.data_mut().working = true;
+        clock
     }
 
     fn wrong_stage() -> CallError {
@@ -403,7 +432,7 @@ impl super::Instance for WasmInstance {
         calls: Arc<dyn HostCalls>,
         patience: u32,
     ) -> BoxFuture<'_, Result<plain::Proposals, CallError>> {
-        let clock = self.begin(calls, patience);
+        let clock = self.begin_work(calls, patience);
         Box::pin(clock.count(async move {
             let Exports::Generator(exports) = &self.exports else {
                 return Err(Self::wrong_stage());
@@ -432,7 +461,7 @@ impl super::Instance for WasmInstance {
         calls: Arc<dyn HostCalls>,
         patience: u32,
     ) -> BoxFuture<'_, Result<Vec<plain::Verdict>, CallError>> {
-        let clock = self.begin(calls, patience);
+        let clock = self.begin_work(calls, patience);
         Box::pin(clock.count(async move {
             let Exports::Filter(exports) = &self.exports else {
                 return Err(Self::wrong_stage());
@@ -449,7 +478,7 @@ impl super::Instance for WasmInstance {
         calls: Arc<dyn HostCalls>,
         patience: u32,
     ) -> BoxFuture<'_, Result<Vec<plain::Judgement>, CallError>> {
-        let clock = self.begin(calls, patience);
+        let clock = self.begin_work(calls, patience);
         Box::pin(clock.count(async move {
             let Exports::Evaluator(exports) = &self.exports else {
                 return Err(Self::wrong_stage());
