@@ -4,6 +4,7 @@ pub mod cache;
 pub mod cli;
 pub mod dataset;
 pub mod fault;
+pub mod kit;
 pub mod ledger;
 pub mod llama;
 pub mod manifest;

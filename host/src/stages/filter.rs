@@ -177,7 +177,7 @@ impl FilterStage {
 }
 
 /// What no filter may answer.
-fn check(verdicts: &[Verdict], expected: usize) -> Result<(), CallError> {
+pub(crate) fn check(verdicts: &[Verdict], expected: usize) -> Result<(), CallError> {
     if verdicts.len() != expected {
         return Err(CallError::Invalid(format!(
             "{} verdicts for {expected} records",

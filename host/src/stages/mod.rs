@@ -17,7 +17,9 @@ mod train;
 use std::sync::Arc;
 
 pub use evaluate::{EvaluateError, EvaluatePart, EvaluateProgress};
+pub(crate) use filter::check as check_verdicts;
 pub use generate::{Finished, Generate, Progress as GenerateProgress};
+pub(crate) use judge::check as check_judgements;
 pub use models::{FetchProgress, Models, OpenError, ServeError};
 pub use prepare::{Prepared, prepare, source_name};
 pub use run::{Evaluated, Options, OtherRun, Outcome, RunError, Sample, Watch, run};
