@@ -1,5 +1,6 @@
 //! Pacos: the Alpaca recipe as a framework. The host runtime.
 
+pub mod author;
 pub mod cache;
 pub mod cli;
 pub mod dataset;

@@ -1,0 +1,6 @@
+//! C.
+use std::path::Path;
+use super::BuildError;
+use crate::author::Project;
+pub(super) fn build_component(_project: &Project, _output: &Path) -> Result<(), BuildError> { todo!() }
+pub(super) fn build_library(_project: &Project, _output: &Path) -> Result<(), BuildError> { todo!() }
