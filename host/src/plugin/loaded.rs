@@ -163,6 +163,12 @@ impl Loaded {
         format!("{} {}", self.description.name, self.description.version)
     }
 
+    /// Gives the plugin another configuration, for the instances that are made from now on.
+    pub fn configure(&mut self, config: serde_json::Value) {
+        self.config = config.to_string();
+        self.recipe.config = config;
+    }
+
     async fn bare(&self) -> Result<Box<dyn Instance>, CallError> {
         Ok(match &self.carrier {
             Carrier::Wasm(component) => Box::new(component.instantiate().await?),

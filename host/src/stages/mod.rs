@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 pub use evaluate::{EvaluateError, EvaluatePart, EvaluateProgress};
 pub use generate::{Finished, Generate, Progress as GenerateProgress};
+pub(crate) use judge::check as check_judgements;
 pub use models::{FetchProgress, Models, OpenError, ServeError};
 pub use prepare::{Prepared, prepare, source_name};
 pub use run::{Evaluated, Options, OtherRun, Outcome, RunError, Sample, Watch, run};

@@ -1,7 +1,10 @@
 //! `pacos plugin`.
 
+mod build;
 mod inspect;
+mod new;
 mod stats;
+mod test;
 
 use std::path::PathBuf;
 
@@ -13,7 +16,7 @@ use crate::{
     plugin::{BUNDLED, Loaded},
 };
 
-/// Look at plugins.
+/// Write, build, test and look at plugins.
 #[derive(Args)]
 pub(super) struct PluginArgs {
     #[command(subcommand)]
@@ -22,6 +25,12 @@ pub(super) struct PluginArgs {
 
 #[derive(Subcommand)]
 enum PluginCommand {
+    /// Write a project of a plugin, which builds and passes its own tests at once
+    New(new::NewArgs),
+    /// Build the plugin of a project, as a component or as a dynamic library
+    Build(build::BuildArgs),
+    /// Build what has changed, and run the tests of a project on the engine that recipes run on
+    Test(test::TestArgs),
     /// Name the plugins inside this binary
     List,
     /// Say what a plugin is: stage, capabilities, configuration, sha256
@@ -37,6 +46,9 @@ enum PluginCommand {
 
 pub(super) async fn plugin(args: PluginArgs) -> Result<(), Failed> {
     match args.command {
+        PluginCommand::New(args) => new::new(&args),
+        PluginCommand::Build(args) => build::build(&args),
+        PluginCommand::Test(args) => test::test(&args).await,
         PluginCommand::List => list().await,
         PluginCommand::Inspect { plugin, json } => inspect::inspect(&plugin, json).await,
         PluginCommand::Stats(args) => stats::stats(&args),
