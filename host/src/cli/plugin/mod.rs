@@ -1,6 +1,9 @@
 //! `pacos plugin`.
 
+mod check;
 mod inspect;
+mod run;
+mod subject;
 
 use std::path::PathBuf;
 
@@ -31,12 +34,16 @@ enum PluginCommand {
         #[arg(long)]
         json: bool,
     },
+    Check(check::CheckArgs),
+    Run(run::RunArgs),
 }
 
 pub(super) async fn plugin(args: PluginArgs) -> Result<(), Failed> {
     match args.command {
         PluginCommand::List => list().await,
         PluginCommand::Inspect { plugin, json } => inspect::inspect(&plugin, json).await,
+        PluginCommand::Check(args) => check::check(args).await,
+        PluginCommand::Run(args) => run::run(args).await,
     }
 }
 
@@ -50,12 +57,15 @@ async fn list() -> Result<(), Failed> {
 
 /// Loads a bundled plugin by its name, or a file by its path, as it comes.
 async fn load(name: &str) -> Result<Loaded, Failed> {
-    let source = if name.contains(['/', '.']) {
+    Loaded::load(&Plugin::alone(source(name)))
+        .await
+        .map_err(|error| Failed::Other(error.into(), 4))
+}
+
+fn source(name: &str) -> PluginSource {
+    if name.contains(['/', '.']) {
         PluginSource::File(PathBuf::from(name))
     } else {
         PluginSource::Bundled(name.to_owned())
-    };
-    Loaded::load(&Plugin::alone(source))
-        .await
-        .map_err(|error| Failed::Other(error.into(), 4))
+    }
 }
