@@ -76,20 +76,9 @@ pub async fn run_cases(plugin: &Plugin, cases: &Path) -> Result<CasesReport, Kit
         path: cases.to_owned(),
         source,
     })?;
-    let reader = Reader {
-        path: cases,
-        text: &text,
-    };
-    let file: File = toml::from_str(&text)
-        .map_err(|error| reader.wrong(error.span().unwrap_or(0..0), error.message().to_owned()))?;
-    if file.cases.is_empty() {
-        return Err(reader.wrong(0..0, "no [[case]] in it".into()));
-    }
     let mut loaded = Loaded::load(plugin).await?;
     let mut report = CasesReport::default();
-    for case in &file.cases {
-        let name = case.get_ref().name.clone();
-        let differences = reader.run(case, &mut loaded).await?;
+    for (name, differences) in run_text(&mut loaded, cases, &text).await? {
         if differences.is_empty() {
             report.passed += 1;
         } else {
@@ -97,6 +86,26 @@ pub async fn run_cases(plugin: &Plugin, cases: &Path) -> Result<CasesReport, Kit
         }
     }
     Ok(report)
+}
+
+/// Runs the cases of a text; `path` is for errors. Each case brings its name and what differs.
+pub(super) async fn run_text(
+    loaded: &mut Loaded,
+    path: &Path,
+    text: &str,
+) -> Result<Vec<(String, Vec<String>)>, KitError> {
+    let reader = Reader { path, text };
+    let file: File = toml::from_str(text)
+        .map_err(|error| reader.wrong(error.span().unwrap_or(0..0), error.message().to_owned()))?;
+    if file.cases.is_empty() {
+        return Err(reader.wrong(0..0, "no [[case]] in it".into()));
+    }
+    let mut ran = Vec::with_capacity(file.cases.len());
+    for case in &file.cases {
+        let differences = reader.run(case, loaded).await?;
+        ran.push((case.get_ref().name.clone(), differences));
+    }
+    Ok(ran)
 }
 
 /// The file, for errors that name their line.

@@ -24,6 +24,19 @@ fn from_json<T: DeserializeOwned>(value: &Value, what: &str) -> Result<T, Misrea
     T::deserialize(value).map_err(|error| format!("not {what}: {error}"))
 }
 
+/// Reads a line of JSON.
+///
+/// # Errors
+/// What is not JSON.
+pub fn parse(line: &str) -> Result<Value, Misread> {
+    serde_json::from_str(line).map_err(|error| {
+        let message = error.to_string();
+        // Of one line, the line's number within itself says nothing.
+        let message = message.split(" at line ").next().unwrap_or_default();
+        format!("not JSON: {message} at column {}", error.column())
+    })
+}
+
 /// A value in few words.
 pub(super) fn shown(value: &Value) -> String {
     const MOST: usize = 160;

@@ -3,6 +3,7 @@
 
 mod cases;
 mod compare;
+pub mod conformance;
 mod driver;
 mod expected;
 pub mod lines;

@@ -139,7 +139,7 @@ pub fn batch_limit(description: &Description) -> usize {
 }
 
 /// What no filter may answer.
-fn check(verdicts: &[Verdict], expected: usize) -> Result<(), CallError> {
+pub(crate) fn check(verdicts: &[Verdict], expected: usize) -> Result<(), CallError> {
     if verdicts.len() != expected {
         return Err(CallError::Invalid(format!(
             "{} verdicts for {expected} records",

@@ -13,6 +13,7 @@ mod wasm;
 pub use calls::{HostCalls, NoCalls, Refusal};
 pub use contract::Stage;
 pub use error::{CallError, LoadError};
+pub(crate) use judging::check as check_verdicts;
 pub use judging::{Judging, Surroundings, batch_limit};
 pub(crate) use loaded::hex;
 pub use loaded::{BUNDLED, Instance, Loaded};
