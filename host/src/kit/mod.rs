@@ -4,6 +4,7 @@
 mod cases;
 mod compare;
 pub mod conformance;
+mod disagreement;
 mod driver;
 mod expected;
 pub mod lines;
@@ -12,6 +13,7 @@ pub mod script;
 use std::path::PathBuf;
 
 pub use cases::{CasesReport, FailedCase, run_cases};
+pub use disagreement::{Disagreement, Verdicts};
 pub use driver::{Driver, Judging};
 
 use crate::plugin::LoadError;

@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod diff;
 mod inspect;
 mod new;
 mod run;
@@ -47,6 +48,7 @@ enum PluginCommand {
         json: bool,
     },
     Stats(stats::StatsArgs),
+    Diff(diff::DiffArgs),
 }
 
 pub(super) async fn plugin(args: PluginArgs) -> Result<(), Failed> {
@@ -59,6 +61,7 @@ pub(super) async fn plugin(args: PluginArgs) -> Result<(), Failed> {
         PluginCommand::List => list().await,
         PluginCommand::Inspect { plugin, json } => inspect::inspect(&plugin, json).await,
         PluginCommand::Stats(args) => stats::stats(&args),
+        PluginCommand::Diff(args) => diff::diff(args).await,
     }
 }
 

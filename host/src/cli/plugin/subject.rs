@@ -38,6 +38,16 @@ pub(super) struct SubjectArgs {
 }
 
 impl SubjectArgs {
+    /// As if it had been written on a command line of its own.
+    pub(super) fn of(plugin: &str, config: Option<String>, trust_native: bool) -> Self {
+        SubjectArgs {
+            plugin: plugin.to_owned(),
+            config,
+            set: Vec::new(),
+            trust_native,
+        }
+    }
+
     /// Loads the plugin and has it look at its configuration: warnings are told, errors end it.
     pub(super) async fn load(&self) -> Result<Loaded, Failed> {
         let loaded = self.load_as_it_is().await?;
