@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod cli;
 pub mod dataset;
+pub mod download;
 pub mod fault;
 pub mod ledger;
 pub mod llama;

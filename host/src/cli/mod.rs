@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use pacos_plugin::Diagnostic;
 
 use crate::{
+    download,
     manifest::{Checks, Problems, Recipe},
     models::Stop,
     plugin::CallError,
@@ -61,10 +62,16 @@ struct ManifestArgs {
     /// Another value for a key of the manifest, such as dataset.target=200; can be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Fetch no plugin and no model: what is not on this machine is an error
+    #[arg(long)]
+    offline: bool,
 }
 
 impl ManifestArgs {
     fn load(&self) -> Result<Recipe, Failed> {
+        if self.offline {
+            download::forbid();
+        }
         let trainer = |table: &serde_json::Value| {
             let table = table.as_object().cloned().unwrap_or_default();
             match TrainConfig::from_table(&table) {

@@ -106,6 +106,7 @@ fn dir_of(run: &Path) -> Result<PathBuf, Failed> {
     }
     let manifest = ManifestArgs {
         manifest: run.to_owned(),
+        offline: false,
         set: Vec::new(),
     };
     let dir = Path::new(RUNS).join(manifest.load()?.name);

@@ -6,7 +6,8 @@ use pacos_plugin as plain;
 use sha2::{Digest, Sha256};
 
 use super::{
-    CallError, HostCalls, LoadError, Stage, contract, native::NativePlugin, wasm::WasmPlugin,
+    CallError, HostCalls, LoadError, Stage, contract, native::NativePlugin, source,
+    wasm::WasmPlugin,
 };
 use crate::{
     manifest::{Plugin, PluginSource},
@@ -91,6 +92,8 @@ pub struct Loaded {
     pub stage: Stage,
     /// Of the file, lower-case hexadecimal.
     pub sha256: String,
+    /// Of the file, in bytes.
+    pub size: u64,
     /// How the recipe uses it.
     pub recipe: Plugin,
     config: String,
@@ -109,7 +112,7 @@ impl Loaded {
     /// Whatever keeps it from being used, before any of its code has a model to ask.
     pub async fn load(plugin: &Plugin) -> Result<Self, LoadError> {
         let name = name(&plugin.source);
-        let bytes = read(&plugin.source)?;
+        let bytes = source::read(plugin)?;
         let sha256 = hex(&Sha256::digest(&*bytes));
         if let Some(expected) = &plugin.sha256
             && *expected != sha256
@@ -132,6 +135,7 @@ impl Loaded {
             description: plain::Description::new(name.clone(), ""),
             stage,
             sha256,
+            size: bytes.len() as u64,
             recipe: plugin.clone(),
             config: plugin.config.to_string(),
             carrier,
@@ -190,27 +194,7 @@ fn name(source: &PluginSource) -> String {
     match source {
         PluginSource::Bundled(name) => name.clone(),
         PluginSource::File(path) => path.display().to_string(),
-    }
-}
-
-fn read(source: &PluginSource) -> Result<std::borrow::Cow<'static, [u8]>, LoadError> {
-    match source {
-        PluginSource::Bundled(name) => BUNDLED
-            .iter()
-            .find(|(bundled, _)| bundled == name)
-            .map(|(_, bytes)| (*bytes).into())
-            .ok_or_else(|| LoadError::NotBundled {
-                name: name.clone(),
-                known: BUNDLED.map(|(name, _)| name).join(", "),
-            }),
-        PluginSource::File(path) => {
-            std::fs::read(path)
-                .map(Into::into)
-                .map_err(|source| LoadError::Read {
-                    path: path.clone(),
-                    source,
-                })
-        }
+        PluginSource::Remote(remote) => remote.to_string(),
     }
 }
 

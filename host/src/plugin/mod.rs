@@ -5,6 +5,7 @@ mod contract;
 mod error;
 mod loaded;
 mod native;
+pub mod source;
 mod wasm;
 
 pub use calls::{HostCalls, NoCalls, Refusal};

@@ -14,6 +14,7 @@ use std::str::FromStr;
 use candle_core::DType;
 use sha2::{Digest, Sha256};
 
+pub use crate::download::Progress;
 pub use embedded::EmbeddedModel;
 
 use super::config::{ConfigError, LlamaConfig};
@@ -112,17 +113,6 @@ pub enum SourceError {
         /// Rows of the embedding matrix.
         rows: usize,
     },
-}
-
-/// What fetching and opening a model report while they work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// What is being done, for a person: "fetching …".
-    pub task: String,
-    /// Bytes done so far.
-    pub done: u64,
-    /// Bytes in all, where known.
-    pub total: Option<u64>,
 }
 
 /// Called now and then while a model is fetched.
