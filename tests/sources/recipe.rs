@@ -12,7 +12,7 @@ use crate::{
 fn a_run_with_a_fetched_filter_is_the_run_with_its_file() {
     let rouge = include_bytes!("../../plugins/components/rouge-l.wasm");
     let mut holdings = Holdings::default();
-    holdings.push("0.1.0", rouge, "application/wasm");
+    let manifest_digest = holdings.push("0.1.0", rouge, "application/wasm");
     let registry = Registry::start(holdings);
     let with = |last: &str| Recipe {
         filters: format!("[[filters]]\nplugin = \"alpaca-heuristics\"\n\n[[filters]]\n{last}"),
@@ -46,6 +46,17 @@ fn a_run_with_a_fetched_filter_is_the_run_with_its_file() {
     };
     let first = run("fetched");
     assert!(first.0 > 0);
+    let lock = std::fs::read_to_string(bench.dir("fetched").join("pacos.lock")).expect("a lock");
+    let pinned = registry.source(&format!("@sha256:{manifest_digest}"));
+    for line in [
+        format!(
+            "source = \"{source}\"\nresolved = \"{pinned}\"\nsha256 = \"{}\"\n",
+            digest(rouge)
+        ),
+        "[plugins.\"filters.1\"]\n".to_owned(),
+    ] {
+        assert!(lock.contains(&line), "{lock}");
+    }
     bench.write(&with("plugin = \"rouge-l\""));
     assert_eq!(run("bundled"), first);
 }

@@ -7,6 +7,7 @@ mod plugin;
 mod progress;
 mod report;
 mod run;
+mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -48,6 +49,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Say what a run would ask, cost, train and evaluate, without asking or spending anything
     Plan(plan::PlanArgs),
+    /// Say whether a recipe still resolves to what was run, and a run still holds what it made
+    Verify(verify::VerifyArgs),
     /// Fetch and look at models
     Model(model::ModelArgs),
     /// Look at plugins
@@ -133,6 +136,7 @@ impl From<RunError> for Failed {
             }
             RunError::Dataset(_)
             | RunError::Report(_)
+            | RunError::Lock(_)
             | RunError::Evaluate(EvaluateError::Serve(ServeError::Ledger(_)))
             | RunError::Train(
                 TrainStageError::Ledger(_)
@@ -189,6 +193,7 @@ pub fn main() -> ExitCode {
             Command::Check(args) => check::check(args).await,
             Command::Report(args) => report::report(args),
             Command::Plan(args) => plan::plan(args).await,
+            Command::Verify(args) => verify::verify(args).await,
             Command::Model(args) => model::model(args),
             Command::Plugin(args) => plugin::plugin(args).await,
         }

@@ -86,7 +86,7 @@ fn wrong(message: String) -> Failed {
 }
 
 /// The directory of a run that somebody named by it, by its ledger, or by its manifest.
-fn dir_of(run: &Path) -> Result<PathBuf, Failed> {
+pub(super) fn dir_of(run: &Path) -> Result<PathBuf, Failed> {
     let shown = run.display();
     if run.join(LEDGER).is_file() {
         return Ok(run.to_owned());

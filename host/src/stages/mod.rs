@@ -6,6 +6,7 @@ mod evaluate;
 mod filter;
 mod generate;
 mod judge;
+pub mod lock;
 mod models;
 pub mod plan;
 mod prepare;

@@ -13,9 +13,10 @@ use crate::{
 };
 
 /// The seed tasks inside the binary.
-const BUNDLED_SEEDS: &str = include_str!("../../../manifests/seeds/tasks.jsonl");
+pub(super) const BUNDLED_SEEDS: &str = include_str!("../../../manifests/seeds/tasks.jsonl");
 /// The evaluation tasks inside the binary.
-const BUNDLED_EVALUATION: &str = include_str!("../../../manifests/evaluation/tasks.jsonl");
+pub(super) const BUNDLED_EVALUATION: &str =
+    include_str!("../../../manifests/evaluation/tasks.jsonl");
 
 /// A recipe whose parts have all been found, checked and loaded.
 pub struct Prepared {
