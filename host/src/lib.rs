@@ -4,6 +4,7 @@ pub mod author;
 pub mod cache;
 pub mod cli;
 pub mod dataset;
+pub mod download;
 pub mod fault;
 pub mod kit;
 pub mod ledger;

@@ -40,7 +40,7 @@ fn wrong(message: String) -> Failed {
 }
 
 /// The directory of a run that somebody named by it, by its ledger, or by its manifest.
-fn dir_of(run: &Path) -> Result<PathBuf, Failed> {
+pub(super) fn dir_of(run: &Path) -> Result<PathBuf, Failed> {
     let shown = run.display();
     if run.join(LEDGER).is_file() {
         return Ok(run.to_owned());
@@ -60,6 +60,7 @@ fn dir_of(run: &Path) -> Result<PathBuf, Failed> {
     }
     let manifest = ManifestArgs {
         manifest: run.to_owned(),
+        offline: false,
         set: Vec::new(),
     };
     let dir = Path::new(RUNS).join(manifest.load()?.name);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
-use super::Document;
+use super::{Document, Remote};
 
 /// One manifest, checked. Paths are absolute or relative to the working directory.
 #[derive(Debug, Clone)]
@@ -231,6 +231,8 @@ pub enum PluginSource {
     Bundled(String),
     /// A path.
     File(PathBuf),
+    /// A place on another machine.
+    Remote(Remote),
 }
 
 /// `limits` of a plugin. A dynamic library keeps none of them.

@@ -172,6 +172,7 @@ fn plugin(recipe: &Recipe, plugin: &Plugin) -> Map<String, Value> {
                 format!("./{path}")
             }
         }
+        PluginSource::Remote(remote) => remote.to_string(),
     };
     table.insert("plugin".into(), source.into());
     put(&mut table, "sha256", plugin.sha256.clone());

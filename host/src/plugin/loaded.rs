@@ -9,6 +9,7 @@ use super::{
     CallError, HostCalls, LoadError, Stage, contract,
     native::NativePlugin,
     places::Places,
+    source,
     usage::{Meter, Metered},
     wasm::WasmPlugin,
 };
@@ -101,6 +102,8 @@ pub struct Loaded {
     pub stage: Stage,
     /// Of the file, lower-case hexadecimal.
     pub sha256: String,
+    /// Of the file, in bytes.
+    pub size: u64,
     /// How the recipe uses it.
     pub recipe: Plugin,
     /// What its calls come to, in all instances.
@@ -125,7 +128,7 @@ impl Loaded {
     /// Whatever keeps it from being used, before any of its code has a model to ask.
     pub async fn load(plugin: &Plugin) -> Result<Self, LoadError> {
         let name = name(&plugin.source);
-        let bytes = read(&plugin.source)?;
+        let bytes = source::read(plugin)?;
         let sha256 = hex(&Sha256::digest(&*bytes));
         if let Some(expected) = &plugin.sha256
             && *expected != sha256
@@ -148,6 +151,7 @@ impl Loaded {
             description: plain::Description::new(name.clone(), ""),
             stage,
             sha256,
+            size: bytes.len() as u64,
             recipe: plugin.clone(),
             meter: Meter::default(),
             places: Places::new(plugin.limits.all_memory_bytes as u64),
@@ -176,6 +180,7 @@ impl Loaded {
             description: make().describe().await?,
             stage,
             sha256: String::new(),
+            size: 0,
             recipe: Plugin::alone(PluginSource::Bundled(String::new())),
             meter: Meter::default(),
             places: Places::new(1 << 40),
@@ -241,27 +246,7 @@ fn name(source: &PluginSource) -> String {
     match source {
         PluginSource::Bundled(name) => name.clone(),
         PluginSource::File(path) => path.display().to_string(),
-    }
-}
-
-fn read(source: &PluginSource) -> Result<std::borrow::Cow<'static, [u8]>, LoadError> {
-    match source {
-        PluginSource::Bundled(name) => BUNDLED
-            .iter()
-            .find(|(bundled, _)| bundled == name)
-            .map(|(_, bytes)| (*bytes).into())
-            .ok_or_else(|| LoadError::NotBundled {
-                name: name.clone(),
-                known: BUNDLED.map(|(name, _)| name).join(", "),
-            }),
-        PluginSource::File(path) => {
-            std::fs::read(path)
-                .map(Into::into)
-                .map_err(|source| LoadError::Read {
-                    path: path.clone(),
-                    source,
-                })
-        }
+        PluginSource::Remote(remote) => remote.to_string(),
     }
 }
 

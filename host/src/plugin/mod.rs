@@ -7,6 +7,7 @@ mod judging;
 mod loaded;
 mod native;
 mod places;
+pub mod source;
 mod usage;
 mod wasm;
 

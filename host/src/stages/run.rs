@@ -15,6 +15,7 @@ use super::{
     StageError,
     about::about,
     evaluate::{self, EvaluateError, EvaluateProgress, Subjects},
+    lock::{Lock, LockError},
     models::{BASE, Models, STUDENT, TEACHER},
     report::{self, ReportError},
     train::{self, Cancel, TrainProgress, TrainStageError, Trained},
@@ -101,6 +102,9 @@ pub enum RunError {
     /// Writing the dataset.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// Writing down what the recipe resolved to.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// Training.
     #[error(transparent)]
     Train(#[from] TrainStageError),
@@ -215,6 +219,8 @@ async fn run_stages(
     ] {
         ledger.set_meta(key, value.to_string()).await?;
     }
+    let mut lock = Lock::of(&prepared, Some(run_dir.path()))?;
+    lock.write(run_dir.path())?;
     let (recipe, models) = (prepared.recipe, prepared.models);
     let had = ledger.consumed()?.last().copied().unwrap_or(0);
     let mut nothing_to_do = had >= recipe.dataset.target;
@@ -223,7 +229,9 @@ async fn run_stages(
     let generated = generate(&recipe, stages, service, options, watch.generation).await?;
     meters.record(ledger).await?;
     let complete = generated.accepted >= recipe.dataset.target;
-    dataset::export(ledger, run_dir, &about)?;
+    let exported = dataset::export(ledger, run_dir, &about)?;
+    lock.add_dataset(&exported)?;
+    lock.write(run_dir.path())?;
     let mut trained = None;
     if let (Some(table), true) = (&recipe.trainer, complete) {
         let (done, was_there) = here

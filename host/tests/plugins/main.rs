@@ -93,7 +93,7 @@ async fn refusal(plugin: &Plugin) -> String {
     let text = error.to_string();
     match &plugin.source {
         PluginSource::File(path) => text.replace(&path.display().to_string(), "FILE"),
-        PluginSource::Bundled(_) => text,
+        PluginSource::Bundled(_) | PluginSource::Remote(_) => text,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{choice, existing_file, models::Roles};
 use crate::manifest::{
-    Generator, Limits, Plugin, PluginSource,
+    Generator, Limits, Plugin, PluginSource, Remote, RemoteError,
     reader::{Key, Table, Zero, key, long_key},
     suggest::nearest,
 };
@@ -150,6 +150,15 @@ fn plugin(table: &Table<'_>, stage: Stage, roles: &Roles, trained: bool) -> Opti
 }
 
 fn source(table: &Table<'_>, stage: Stage, written: &str) -> Option<PluginSource> {
+    if Remote::is_meant(written) {
+        return match written.parse() {
+            Ok(remote) => Some(PluginSource::Remote(remote)),
+            Err(RemoteError { found, help }) => {
+                table.problem("plugin", found, help);
+                None
+            }
+        };
+    }
     if !is_file(written) {
         return bundled(table, stage, written);
     }
@@ -208,17 +217,19 @@ fn names(stage: Stage) -> impl Iterator<Item = &'static str> + Clone {
         .map(|(name, _)| *name)
 }
 
-/// Bundled plugins have bare names; everything else is a path.
+/// Bundled plugins have bare names; what is no bare name is a path.
 fn is_file(written: &str) -> bool {
     written.contains(['/', '\\', '.'])
 }
 
+/// Libraries are files of this machine: nothing else is loaded as one.
 fn is_library(written: &str) -> bool {
-    LIBRARIES.iter().any(|end| {
+    let ends = |end: &&str| {
         written
             .strip_suffix(end)
             .is_some_and(|rest| rest.ends_with('.'))
-    })
+    };
+    !Remote::is_meant(written) && LIBRARIES.iter().any(|end| ends(&end))
 }
 
 fn sha256(table: &Table<'_>) -> Option<String> {
