@@ -1,6 +1,7 @@
 //! The author's kit, on real plugins.
 
 mod cases;
+mod commands;
 mod conformance;
 
 use std::path::{Path, PathBuf};

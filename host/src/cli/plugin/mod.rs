@@ -1,5 +1,6 @@
 //! `pacos plugin`.
 
+mod bench;
 mod check;
 mod inspect;
 mod run;
@@ -34,6 +35,7 @@ enum PluginCommand {
         #[arg(long)]
         json: bool,
     },
+    Bench(bench::BenchArgs),
     Check(check::CheckArgs),
     Run(run::RunArgs),
 }
@@ -42,6 +44,7 @@ pub(super) async fn plugin(args: PluginArgs) -> Result<(), Failed> {
     match args.command {
         PluginCommand::List => list().await,
         PluginCommand::Inspect { plugin, json } => inspect::inspect(&plugin, json).await,
+        PluginCommand::Bench(args) => bench::bench(args).await,
         PluginCommand::Check(args) => check::check(args).await,
         PluginCommand::Run(args) => run::run(args).await,
     }
