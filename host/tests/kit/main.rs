@@ -3,6 +3,7 @@
 mod cases;
 mod commands;
 mod conformance;
+mod contracts;
 
 use std::path::{Path, PathBuf};
 
