@@ -1,6 +1,7 @@
 //! What an author of plugins works with: test cases, runs by hand, the conformance kit and
 //! benchmarks, all on the engine that a recipe runs on.
 
+pub mod bench;
 mod cases;
 mod compare;
 pub mod conformance;
@@ -16,7 +17,7 @@ pub use cases::{CasesReport, FailedCase, run_cases};
 pub use disagreement::{Disagreement, Verdicts};
 pub use driver::{Driver, Judging};
 
-use crate::plugin::LoadError;
+use crate::plugin::{CallError, LoadError};
 
 /// Why the kit could not do its work. What a plugin does wrong is in its reports.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,14 @@ pub enum KitError {
         line: usize,
         /// What was expected, and what was found.
         message: String,
+    },
+    /// The plugin broke over ordinary work.
+    #[error("{plugin} broke: {error}")]
+    Broke {
+        /// Name and version.
+        plugin: String,
+        /// How.
+        error: CallError,
     },
     /// The plugin cannot be loaded.
     #[error(transparent)]

@@ -1,6 +1,6 @@
 //! The contract of a component, read from its bytes before anything is compiled.
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 use wasmparser::{Encoding, Parser, Payload};
 
@@ -100,19 +100,56 @@ pub(super) fn stage_among(name: &str, interfaces: &[String]) -> Result<Stage, Lo
     if let Some(stage) = interfaces.iter().find_map(|i| Stage::from_interface(i)) {
         return Ok(stage);
     }
-    let served = Stage::ALL.map(Stage::interface).join(", ");
-    let other = interfaces.iter().find(|i| i.starts_with("pacos:plugin/"));
     Err(LoadError::Contract {
         name: name.to_owned(),
-        found: if interfaces.is_empty() {
-            "nothing".to_owned()
-        } else {
-            interfaces.join(", ")
+        found: match interfaces {
+            [] => "nothing".to_owned(),
+            some => some.join(", "),
         },
-        expected: served,
-        advice: match other {
-            Some(_) => "To use it: take the release of Pacos that serves its contract, or the release of the plugin that speaks this one. To build it for this host: depend on `pacos-plugin` 0.1".to_owned(),
-            None => "It is no Pacos plugin: an author ends it with `pacos_plugin::export!(…)`".to_owned(),
-        },
+        expected: Stage::ALL.map(Stage::interface).join(", "),
+        advice: advice(interfaces),
     })
+}
+
+/// What the user, and the author, of a plugin of another contract can do: one sentence each.
+fn advice(interfaces: &[String]) -> String {
+    let Some((_, version)) = interfaces
+        .iter()
+        .find_map(|interface| interface.strip_prefix("pacos:plugin/")?.split_once('@'))
+    else {
+        return "It is no Pacos plugin: an author ends it with `pacos_plugin::export!(…)`"
+            .to_owned();
+    };
+    let ours = pacos_plugin::CONTRACT;
+    match numbers(version).cmp(&numbers(ours)) {
+        Ordering::Greater => format!(
+            "It was built for contract {version}, which is newer than this host's {ours}. \
+             Who uses it: take a newer release of Pacos, or an older release of the plugin. \
+             Who wrote it: a build with `pacos-plugin` {} also runs on hosts of this age",
+            release(ours)
+        ),
+        Ordering::Less => format!(
+            "It was built for contract {version}, which is older than this host's {ours} and no longer served. \
+             Who uses it: take a newer release of the plugin, or an older release of Pacos. \
+             Who wrote it: build it again with `pacos-plugin` {}",
+            release(ours)
+        ),
+        Ordering::Equal => format!(
+            "It has contract {ours}, but none of the stages of it. \
+             Who uses it: ask its author for a generator, a filter or an evaluator. \
+             Who wrote it: end it with `pacos_plugin::export!(…)`"
+        ),
+    }
+}
+
+/// The numbers of a version, for their order; what is no number comes first.
+fn numbers(version: &str) -> Vec<Option<u64>> {
+    version.split('.').map(|part| part.parse().ok()).collect()
+}
+
+/// The releases of a crate that keep a contract: `0.1` of `0.1.0`.
+fn release(version: &str) -> &str {
+    version
+        .rsplit_once('.')
+        .map_or(version, |(release, _)| release)
 }

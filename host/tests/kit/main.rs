@@ -1,7 +1,9 @@
 //! The author's kit, on real plugins.
 
 mod cases;
+mod commands;
 mod conformance;
+mod contracts;
 
 use std::path::{Path, PathBuf};
 

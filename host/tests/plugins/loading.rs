@@ -62,24 +62,42 @@ async fn a_component_cut_short() {
     );
 }
 
-#[tokio::test]
-async fn another_version_of_the_contract() {
+/// What a user reads of the hostile filter, had it been built for another contract.
+async fn refusal_of_version(version: &[u8; 5]) -> String {
     let mut bytes = std::fs::read(component("hostile")).unwrap();
-    let (old, new) = (b"pacos:plugin/filter@0.1.0", b"pacos:plugin/filter@0.2.0");
-    let mut found = 0;
-    for start in 0..bytes.len() - old.len() {
-        if &bytes[start..start + old.len()] == old {
-            bytes[start..start + old.len()].copy_from_slice(new);
-            found += 1;
-        }
+    let old = b"pacos:plugin/filter@0.1.0";
+    let places: Vec<usize> = (0..bytes.len() - old.len())
+        .filter(|start| bytes[*start..].starts_with(old))
+        .collect();
+    assert!(!places.is_empty());
+    for start in places {
+        let end = start + old.len();
+        bytes[end - version.len()..end].copy_from_slice(version);
     }
-    assert!(found > 0);
+    refusal_of(&bytes).await
+}
+
+#[tokio::test]
+async fn a_newer_version_of_the_contract() {
     assert_eq!(
-        refusal_of(&bytes).await,
+        refusal_of_version(b"0.2.0").await,
         "plugin FILE exports pacos:plugin/filter@0.2.0, but this host serves \
          pacos:plugin/generator@0.1.0, pacos:plugin/filter@0.1.0, pacos:plugin/evaluator@0.1.0. \
-         To use it: take the release of Pacos that serves its contract, or the release of the \
-         plugin that speaks this one. To build it for this host: depend on `pacos-plugin` 0.1"
+         It was built for contract 0.2.0, which is newer than this host's 0.1.0. \
+         Who uses it: take a newer release of Pacos, or an older release of the plugin. \
+         Who wrote it: a build with `pacos-plugin` 0.1 also runs on hosts of this age"
+    );
+}
+
+#[tokio::test]
+async fn an_older_version_of_the_contract() {
+    assert_eq!(
+        refusal_of_version(b"0.0.9").await,
+        "plugin FILE exports pacos:plugin/filter@0.0.9, but this host serves \
+         pacos:plugin/generator@0.1.0, pacos:plugin/filter@0.1.0, pacos:plugin/evaluator@0.1.0. \
+         It was built for contract 0.0.9, which is older than this host's 0.1.0 and no longer served. \
+         Who uses it: take a newer release of the plugin, or an older release of Pacos. \
+         Who wrote it: build it again with `pacos-plugin` 0.1"
     );
 }
 
@@ -96,6 +114,16 @@ async fn a_component_of_something_else() {
     assert_eq!(
         refusal_of(&compiled(other)).await,
         format!("plugin FILE exports other:thing/filter@0.1.0, {serves}")
+    );
+    let no_stage = "(component (instance $i) (export \"pacos:plugin/types@0.1.0\" (instance $i)))";
+    let text = refusal_of(&compiled(no_stage)).await;
+    assert!(
+        text.ends_with(
+            "It has contract 0.1.0, but none of the stages of it. \
+             Who uses it: ask its author for a generator, a filter or an evaluator. \
+             Who wrote it: end it with `pacos_plugin::export!(…)`"
+        ),
+        "{text}"
     );
 }
 

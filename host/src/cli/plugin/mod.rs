@@ -1,5 +1,6 @@
 //! `pacos plugin`.
 
+mod bench;
 mod build;
 mod check;
 mod diff;
@@ -38,6 +39,7 @@ enum PluginCommand {
     Test(test::TestArgs),
     Check(check::CheckArgs),
     Run(run::RunArgs),
+    Bench(bench::BenchArgs),
     /// Name the plugins inside this binary
     List,
     /// Fetch the plugins of a recipe, so that a run needs no network for them
@@ -68,6 +70,7 @@ pub(super) async fn plugin(args: PluginArgs) -> Result<(), Failed> {
         PluginCommand::Test(args) => test::test(&args).await,
         PluginCommand::Check(args) => check::check(args).await,
         PluginCommand::Run(args) => run::run(args).await,
+        PluginCommand::Bench(args) => bench::bench(args).await,
         PluginCommand::List => list().await,
         PluginCommand::Fetch { wanted, json } => fetch::fetch(&wanted, json).await,
         PluginCommand::Inspect { plugin, json } => inspect::inspect(&plugin, json).await,

@@ -133,7 +133,7 @@ impl Input {
             }
             let record = self.records;
             self.records += 1;
-            let text = str::from_utf8(&bytes).map_err(|_| "not UTF-8".to_owned());
+            let text = str::from_utf8(bytes.trim_ascii()).map_err(|_| "not UTF-8".to_owned());
             let read = text
                 .and_then(lines::parse)
                 .and_then(|value| read(&value, record));

@@ -51,29 +51,8 @@ impl SubjectArgs {
     /// Loads the plugin and has it look at its configuration: warnings are told, errors end it.
     pub(super) async fn load(&self) -> Result<Loaded, Failed> {
         let loaded = self.load_as_it_is().await?;
-        let said = loaded.diagnose().await.map_err(|error| {
-            let text = format!("{} broke over its configuration: {error}", loaded.title());
-            Failed::Other(anyhow!(text), PLUGIN)
-        })?;
-        let mut errors = Vec::new();
-        for diagnostic in said {
-            let help = diagnostic.help.map(|help| format!(": write {help}"));
-            let text = format!(
-                "config `{}`: {}{}",
-                diagnostic.path,
-                diagnostic.message,
-                help.unwrap_or_default()
-            );
-            match diagnostic.severity {
-                Severity::Error => errors.push(text),
-                Severity::Warning => eprintln!("warning: {text}"),
-            }
-        }
-        if errors.is_empty() {
-            return Ok(loaded);
-        }
-        let text = format!("{}: {}", loaded.title(), errors.join("; "));
-        Err(Failed::Other(anyhow!(text), USAGE))
+        accepts(&loaded).await?;
+        Ok(loaded)
     }
 
     /// Loads the plugin, whatever it thinks of its configuration.
@@ -116,6 +95,33 @@ impl SubjectArgs {
             .context("--config has a value that JSON has not")
             .map_err(wrong)
     }
+}
+
+/// Has a plugin look at its configuration: warnings are told, errors end it.
+pub(super) async fn accepts(loaded: &Loaded) -> Result<(), Failed> {
+    let said = loaded.diagnose().await.map_err(|error| {
+        let text = format!("{} broke over its configuration: {error}", loaded.title());
+        Failed::Other(anyhow!(text), PLUGIN)
+    })?;
+    let mut errors = Vec::new();
+    for diagnostic in said {
+        let help = diagnostic.help.map(|help| format!(": write {help}"));
+        let text = format!(
+            "config `{}`: {}{}",
+            diagnostic.path,
+            diagnostic.message,
+            help.unwrap_or_default()
+        );
+        match diagnostic.severity {
+            Severity::Error => errors.push(text),
+            Severity::Warning => eprintln!("warning: {text}"),
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let text = format!("{}: {}", loaded.title(), errors.join("; "));
+    Err(Failed::Other(anyhow!(text), USAGE))
 }
 
 /// `KEY=VALUE` as a table; what is no TOML value is a text, so that words need no quotes.

@@ -305,7 +305,7 @@ async fn restore(subject: &Subject<'_>, records: &[Candidate], first: &Said) -> 
         let restored = instance.restore(history[..cut].to_vec()).await;
         restored.map_err(|error| after(error.to_string()))?;
         let said = subject
-            .judge(&mut *instance, &records[cut..], SIZES[1])
+            .judge(&mut *instance, &records[cut..], SIZES[0])
             .await;
         said.and_then(|said| same(&records[cut..], &first.verdicts[cut..], &said.verdicts))
             .map_err(after)?;
@@ -316,7 +316,7 @@ async fn restore(subject: &Subject<'_>, records: &[Candidate], first: &Said) -> 
 async fn order(subject: &Subject<'_>, records: &[Candidate], first: &Said) -> Result<(), String> {
     let mut backwards = records.to_vec();
     backwards.reverse();
-    let mut said = subject.judge_afresh(&backwards, SIZES[1]).await?;
+    let mut said = subject.judge_afresh(&backwards, SIZES[0]).await?;
     said.verdicts.reverse();
     same(records, &first.verdicts, &said.verdicts)
         .map_err(|error| format!("in the reverse order: {error}"))
