@@ -166,8 +166,13 @@ fn what_has_changed_is_built_again_and_nothing_else_is() {
 #[test]
 fn names_that_no_plugin_can_have() {
     let folder = folder();
-    for name in ["Short", "1st", "a--b", "a_b", "../a", "-", "", "fn", "serde"] {
-        let mut command = pacos(folder.path(), &["new", "--kind", "filter", "--lang", "rust"]);
+    for name in [
+        "Short", "1st", "a--b", "a_b", "../a", "-", "", "fn", "serde",
+    ] {
+        let mut command = pacos(
+            folder.path(),
+            &["new", "--kind", "filter", "--lang", "rust"],
+        );
         let (code, said) = refused(command.args(["--", name]));
         assert_eq!(code, 2, "{said}");
         assert!(said.starts_with("error: the name is "), "{said}");

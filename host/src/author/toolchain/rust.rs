@@ -16,17 +16,14 @@ use crate::author::{Language, Project, embedded::TOOLCHAIN};
 const INSTALL_RUST: &str =
     "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh   # or see https://rustup.rs";
 
-pub(super) fn build(
-    project: &Project,
-    carrier: Carrier,
-    output: &Path,
-) -> Result<(), BuildError> {
+pub(super) fn build(project: &Project, carrier: Carrier, output: &Path) -> Result<(), BuildError> {
     let mut missing = missing_rust();
     if carrier == Carrier::Component && version("bash", "--version").is_none() {
         missing.push(Missing {
             tool: "bash, which runs the script that chooses the toolchain".into(),
             found: Found(None).to_string(),
-            install: "apt-get install bash   # as root; on Windows, Git for Windows brings it".into(),
+            install: "apt-get install bash   # as root; on Windows, Git for Windows brings it"
+                .into(),
         });
     }
     refuse_if(missing)?;
@@ -36,13 +33,18 @@ pub(super) fn build(
         Carrier::Component => {
             let target = component(project, &target_dir)?;
             let file = format!("{library}.wasm");
-            ("cargo rustc", target_dir.join(target).join("component").join(file))
+            (
+                "cargo rustc",
+                target_dir.join(target).join("component").join(file),
+            )
         }
         Carrier::Library => {
             let mut cargo = cargo(project, &target_dir);
             run(
                 "cargo build",
-                cargo.args(["build", "--release", "--lib", "--target-dir"]).arg(&target_dir),
+                cargo
+                    .args(["build", "--release", "--lib", "--target-dir"])
+                    .arg(&target_dir),
             )?;
             let file = format!("{}{library}{}", consts::DLL_PREFIX, consts::DLL_SUFFIX);
             ("cargo build", target_dir.join("release").join(file))
@@ -55,7 +57,10 @@ pub(super) fn test(project: &Project) -> Result<(), BuildError> {
     refuse_if(missing_rust())?;
     let target_dir = target_dir(project);
     let mut cargo = cargo(project, &target_dir);
-    run("cargo test", cargo.args(["test", "--target-dir"]).arg(&target_dir))
+    run(
+        "cargo test",
+        cargo.args(["test", "--target-dir"]).arg(&target_dir),
+    )
 }
 
 fn refuse_if(missing: Vec<Missing>) -> Result<(), BuildError> {
@@ -90,7 +95,9 @@ fn target_dir(project: &Project) -> PathBuf {
 /// Cargo in the project's folder, without what would change where and for what it builds.
 fn cargo(project: &Project, target_dir: &Path) -> Command {
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(&project.folder).env_remove("CARGO_BUILD_TARGET");
+    cargo
+        .current_dir(&project.folder)
+        .env_remove("CARGO_BUILD_TARGET");
     cargo.env("CARGO_TARGET_DIR", target_dir);
     cargo
 }
@@ -103,13 +110,23 @@ fn component(project: &Project, target_dir: &Path) -> Result<String, BuildError>
     fs::write(&script, TOOLCHAIN).map_err(io_error("write", &script))?;
     let chosen = printed_by(
         "choosing a toolchain for components",
-        Command::new("bash").arg(&script).arg(target_dir).current_dir(&project.folder),
+        Command::new("bash")
+            .arg(&script)
+            .arg(target_dir)
+            .current_dir(&project.folder),
     )?;
     let mut target = String::new();
     let mut cargo = cargo(project, target_dir);
     // Only cdylib, whatever else the crate asks for: beside an rlib cargo does no link-time
     // optimization.
-    cargo.args(["rustc", "--profile", "component", "--lib", "--crate-type", "cdylib"]);
+    cargo.args([
+        "rustc",
+        "--profile",
+        "component",
+        "--lib",
+        "--crate-type",
+        "cdylib",
+    ]);
     cargo.arg("--target-dir").arg(target_dir);
     for line in chosen.lines() {
         match line.split_once(' ') {

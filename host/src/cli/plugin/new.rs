@@ -55,7 +55,11 @@ pub(super) fn new(args: &NewArgs) -> Result<(), Failed> {
         Failed::Other(error.into(), code)
     })?;
     let shown = folder.display();
-    println!("wrote {shown}: {} in {}", with_article(args.kind), args.lang);
+    println!(
+        "wrote {shown}: {} in {}",
+        with_article(args.kind),
+        args.lang
+    );
     println!("next: pacos plugin test {shown}");
     Ok(())
 }
