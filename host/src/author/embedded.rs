@@ -57,6 +57,43 @@ pub(super) const PLUGIN_API: Texts = files!("plugin-api":
 /// The contract, in its own words.
 pub(super) const WIT: Texts = files!("plugin-api/wit/0.1.0": "host.wit", "stages.wit", "types.wit");
 
+/// Both carriers of a plugin in C, and what its author writes against.
+pub(super) const C_CARRIERS: Texts = files!("plugin-api/c":
+    "bindings.c",
+    "component.c",
+    "native.c",
+    "no_system.c",
+    "pacos_config.h",
+    "pacos_stage.h",
+);
+
+const C_HEADER: &str = include_str!("../../../plugin-api/include/pacos_plugin.h");
+
+/// The bindings of a component in C, made from the contract: header and source.
+fn bindings(kind: Stage) -> [&'static str; 2] {
+    macro_rules! bindings {
+        ($name:literal) => {
+            [
+                include_str!(concat!(
+                    "../../../plugin-api/c/bindings/",
+                    $name,
+                    "_plugin.h"
+                )),
+                include_str!(concat!(
+                    "../../../plugin-api/c/bindings/",
+                    $name,
+                    "_plugin.c"
+                )),
+            ]
+        };
+    }
+    match kind {
+        Stage::Generator => bindings!("generator"),
+        Stage::Filter => bindings!("filter"),
+        Stage::Evaluator => bindings!("evaluator"),
+    }
+}
+
 /// The script that chooses the Rust toolchain for components.
 pub(super) const TOOLCHAIN: &str = include_str!("../../../plugins/toolchain");
 
@@ -94,7 +131,18 @@ pub(super) fn template(language: Language, kind: Stage) -> Vec<File> {
                 },
             ),
         ),
-        Language::C => todo!(),
+        Language::C => (
+            template!("c/shared/README.md"),
+            template!("c/shared/gitignore"),
+            (
+                "src/plugin.c",
+                match kind {
+                    Stage::Generator => template!("c/generator/plugin.c"),
+                    Stage::Filter => template!("c/filter/plugin.c"),
+                    Stage::Evaluator => template!("c/evaluator/plugin.c"),
+                },
+            ),
+        ),
         Language::Python => (
             template!("python/shared/README.md"),
             template!("python/shared/gitignore"),
@@ -143,7 +191,7 @@ pub(super) fn template(language: Language, kind: Stage) -> Vec<File> {
 }
 
 /// The files that a project is built against: its folder `pacos`.
-pub(super) fn support(language: Language, _kind: Stage) -> Vec<File> {
+pub(super) fn support(language: Language, kind: Stage) -> Vec<File> {
     let below = |folder: &str, texts: Texts| -> Vec<File> {
         texts
             .iter()
@@ -160,7 +208,20 @@ pub(super) fn support(language: Language, _kind: Stage) -> Vec<File> {
             ));
             files
         }
-        Language::C => todo!(),
+        Language::C => {
+            let mut files = below("wit", WIT);
+            files.extend(
+                C_CARRIERS
+                    .iter()
+                    .map(|(name, text)| File::text(&format!("pacos/{name}"), *text)),
+            );
+            files.push(File::text("pacos/pacos_plugin.h", C_HEADER));
+            let [header, source] = bindings(kind);
+            let name = format!("pacos/bindings/{kind}_plugin");
+            files.push(File::text(&format!("{name}.h"), header));
+            files.push(File::text(&format!("{name}.c"), source));
+            files
+        }
         Language::Python => {
             let mut files = below("wit", WIT);
             files.push(File::text(
@@ -237,6 +298,9 @@ mod tests {
     fn a_project_gets_every_source_of_the_crate_and_every_file_of_the_contract() {
         assert_eq!(named(PLUGIN_API, "src/"), listed("plugin-api/src"));
         assert_eq!(named(WIT, ""), listed("plugin-api/wit/0.1.0"));
+        let mut carriers = named(C_CARRIERS, "");
+        carriers.insert("bindings".into());
+        assert_eq!(carriers, listed("plugin-api/c"));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Python, by componentize-py: the interpreter and the plugin in one component.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::{
     BuildError, Found, Missing, place, run,
@@ -39,64 +42,61 @@ pub(super) fn build(project: &Project, output: &Path) -> Result<(), BuildError> 
 }
 
 /// The command: one in PATH of the right version, or one of our own.
-fn componentize_py() -> Result<std::path::PathBuf, BuildError> {
+fn componentize_py() -> Result<PathBuf, BuildError> {
     let in_path = version("componentize-py", "--version");
     if in_path.is_some_and(|version| version.ends_with(COMPONENTIZE_PY)) {
         return Ok("componentize-py".into());
     }
-    let name = format!("componentize-py-{COMPONENTIZE_PY}");
-    let environment = kept(Language::Python, &name, |folder| {
-        let python = python()?;
-        eprintln!(
-            "fetching componentize-py {COMPONENTIZE_PY} into {}, once",
-            folder.display()
-        );
+    let missing = Missing {
+        tool: "Python 3.10 or later, with the modules venv and ensurepip".into(),
+        found: match first_of(&PYTHONS, "--version") {
+            Some((_, version)) => format!("{version}, too old or without one of them"),
+            None => Found(None).to_string(),
+        },
+        install: "apt-get install python3 python3-venv   # as root".into(),
+    };
+    let requirement = format!("componentize-py=={COMPONENTIZE_PY}");
+    let environment = environment(Language::Python, &requirement, missing)?;
+    Ok(program(&environment, "componentize-py"))
+}
+
+const PYTHONS: [&str; 2] = ["python3", "python"];
+
+/// A virtual environment of our own with one package of PyPI, `NAME==VERSION`. `missing` is what
+/// to say where there is no Python to make it with.
+pub(super) fn environment(
+    language: Language,
+    requirement: &str,
+    missing: Missing,
+) -> Result<PathBuf, BuildError> {
+    const SCRIPT: &str = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))";
+    kept(language, &requirement.replace("==", "-"), |folder| {
+        let able = |program: &&str| {
+            let asked = Command::new(program).args(["-c", SCRIPT]).output();
+            asked.is_ok_and(|output| output.status.success())
+        };
+        let Some(python) = PYTHONS.into_iter().find(|program| able(program)) else {
+            return Err(BuildError::Missing {
+                language,
+                missing: vec![missing],
+            });
+        };
+        eprintln!("fetching {requirement} into {}, once", folder.display());
         run(
             "python3 -m venv",
             Command::new(python).args(["-m", "venv"]).arg(folder),
         )?;
-        let requirement = format!("componentize-py=={COMPONENTIZE_PY}");
         let mut pip = Command::new(program(folder, "python"));
-        pip.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            &requirement,
-        ]);
-        run("pip install componentize-py", &mut pip)
-    })?;
-    Ok(program(&environment, "componentize-py"))
+        pip.args(["-m", "pip", "install", "--quiet"]);
+        pip.args(["--disable-pip-version-check", requirement]);
+        run(&format!("pip install {requirement}"), &mut pip)
+    })
 }
 
-fn program(environment: &Path, name: &str) -> std::path::PathBuf {
+/// A command of a virtual environment.
+pub(super) fn program(environment: &Path, name: &str) -> PathBuf {
     match cfg!(windows) {
         true => environment.join("Scripts").join(format!("{name}.exe")),
         false => environment.join("bin").join(name),
-    }
-}
-
-/// A Python that can make the environment.
-fn python() -> Result<&'static str, BuildError> {
-    const SCRIPT: &str = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))";
-    let found = first_of(&["python3", "python"], "--version");
-    let able = |(program, _): &(&'static str, String)| {
-        let asked = Command::new(program).args(["-c", SCRIPT]).output();
-        asked.is_ok_and(|output| output.status.success())
-    };
-    match found.as_ref().filter(|found| able(found)) {
-        Some((program, _)) => Ok(program),
-        None => Err(BuildError::Missing {
-            language: Language::Python,
-            missing: vec![Missing {
-                tool: "Python 3.10 or later, with the modules venv and ensurepip".into(),
-                found: match &found {
-                    Some((_, version)) => format!("{version}, too old or without one of them"),
-                    None => Found(None).to_string(),
-                },
-                install: "apt-get install python3 python3-venv   # as root".into(),
-            }],
-        }),
     }
 }
