@@ -165,9 +165,8 @@ fn serve(shared: &Shared, stream: &mut (impl Read + Write)) -> io::Result<()> {
         let Some((name, value)) = line.split_once(':') else {
             break;
         };
-        match name.to_ascii_lowercase().as_str() {
-            "authorization" => authorisation = Some(value.trim().to_owned()),
-            _ => {}
+        if name.eq_ignore_ascii_case("authorization") {
+            authorisation = Some(value.trim().to_owned());
         }
     }
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
