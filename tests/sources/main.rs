@@ -7,6 +7,7 @@ mod registry;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod verify;
 
 use std::{

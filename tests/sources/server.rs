@@ -1,7 +1,7 @@
 //! A web server on loopback that answers as a test says, and notes what it was asked.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
@@ -9,6 +9,8 @@ use std::{
     },
     thread,
 };
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -76,6 +78,30 @@ pub struct Server {
 
 impl Server {
     pub fn start(handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+        Server::with(handler, |shared, stream| {
+            serve(shared, &mut &stream)?;
+            Ok(())
+        })
+    }
+
+    /// The same, behind a certificate.
+    pub fn start_tls(
+        config: Arc<ServerConfig>,
+        handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Server::with(handler, move |shared, stream| {
+            let connection = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+            let mut stream = StreamOwned::new(connection, stream);
+            serve(shared, &mut stream)?;
+            stream.conn.send_close_notify();
+            stream.flush()
+        })
+    }
+
+    fn with(
+        handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+        talk: impl Fn(&Shared, TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let here = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
@@ -83,15 +109,15 @@ impl Server {
             asked: Mutex::default(),
             open: AtomicBool::new(true),
         });
-        let there = shared.clone();
+        let (there, talk) = (shared.clone(), Arc::new(talk));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if !there.open.load(Ordering::SeqCst) {
                     return;
                 }
-                let shared = there.clone();
+                let (shared, talk) = (there.clone(), talk.clone());
                 // A client may close a connection whenever it likes.
-                thread::spawn(move || drop(serve(&shared, &stream)));
+                thread::spawn(move || drop(talk(&shared, stream)));
             }
         });
         Server { shared, here }
@@ -130,8 +156,8 @@ impl Server {
     }
 }
 
-fn serve(shared: &Shared, stream: &TcpStream) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream).lines();
+fn serve(shared: &Shared, stream: &mut (impl Read + Write)) -> io::Result<()> {
+    let mut lines = BufReader::new(&mut *stream).lines();
     let request = lines.next().unwrap_or_else(|| Ok(String::new()))?;
     let mut authorisation = None;
     for line in lines {
@@ -139,9 +165,8 @@ fn serve(shared: &Shared, stream: &TcpStream) -> std::io::Result<()> {
         let Some((name, value)) = line.split_once(':') else {
             break;
         };
-        match name.to_ascii_lowercase().as_str() {
-            "authorization" => authorisation = Some(value.trim().to_owned()),
-            _ => {}
+        if name.eq_ignore_ascii_case("authorization") {
+            authorisation = Some(value.trim().to_owned());
         }
     }
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -156,7 +181,7 @@ fn serve(shared: &Shared, stream: &TcpStream) -> std::io::Result<()> {
         .push(asked.clone());
     let handler = shared.handler.lock().expect("no holder panics").clone();
     let answer = handler(&asked);
-    let mut out = stream;
+    let out = stream;
     write!(
         out,
         "HTTP/1.1 {} As asked\r\nConnection: close\r\n",

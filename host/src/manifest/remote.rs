@@ -269,7 +269,7 @@ mod tests {
                 "https://me:pw@example.org/a.wasm",
                 "user name or a password",
             ),
-            ("https:///a b", "is not the address of a component"),
+            ("https://a b/c.wasm", "is no address"),
             (
                 "ftp://example.org/a.wasm",
                 "no place that plugins come from",

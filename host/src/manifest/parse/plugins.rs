@@ -229,7 +229,7 @@ fn is_library(written: &str) -> bool {
             .strip_suffix(end)
             .is_some_and(|rest| rest.ends_with('.'))
     };
-    !Remote::is_meant(written) && LIBRARIES.iter().any(|end| ends(&end))
+    !Remote::is_meant(written) && LIBRARIES.iter().any(ends)
 }
 
 fn sha256(table: &Table<'_>) -> Option<String> {

@@ -11,6 +11,7 @@
 mod credentials;
 mod error;
 mod https;
+mod manifest;
 mod oci;
 mod store;
 mod transfer;

@@ -79,7 +79,7 @@ impl Store {
     pub(super) fn note_tag(&self, tag: &str, digest: &str) -> Result<(), SourceError> {
         let path = self.tag_path(tag);
         let mut file = begin(path.parent().unwrap_or(&self.root))?;
-        write!(file, "{tag} {digest}\n").map_err(|source| disk("write", &path, source))?;
+        writeln!(file, "{tag} {digest}").map_err(|source| disk("write", &path, source))?;
         settle(file, &path)
     }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use compare::Difference;
 pub use verify::{VerifyError, own_files};
 
-use crate::llama::FileIdentity;
+use crate::llama::{FileIdentity, SourceError};
 
 /// The lock's name in a run's directory.
 pub const FILE: &str = "pacos.lock";
@@ -60,7 +60,13 @@ pub enum LockError {
     },
     /// A model's file cannot be read.
     #[error(transparent)]
-    Model(#[from] crate::llama::SourceError),
+    Model(Box<SourceError>),
+}
+
+impl From<SourceError> for LockError {
+    fn from(error: SourceError) -> Self {
+        LockError::Model(Box::new(error))
+    }
 }
 
 /// What a recipe resolved to.
