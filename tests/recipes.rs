@@ -421,3 +421,64 @@ fn a_filter_that_breaks_on_everything_stops_the_run() {
         assert!(told.contains(what), "{told}");
     }
 }
+
+/// The hostile generator of `tests/plugins`, with its table's configuration and limits.
+fn hostile_generator(table: &str) -> Recipe {
+    let component = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/plugins/components/hostile-generator.wasm"
+    );
+    Recipe {
+        generator: format!("plugin = \"{component}\"\ngrant = [\"models:teacher\"]\n{table}"),
+        filters: String::new(),
+        model: "endpoint = \"completions\"\n\
+                price = { input = 1.0, output = 2.0, as_of = \"2026-11-01\" }"
+            .into(),
+        target: 1000,
+        ..Recipe::default()
+    }
+}
+
+#[test]
+fn a_plugin_is_held_to_what_it_may_spend() {
+    for (limit, told_of, most) in [
+        ("requests = 30", "raise limits.requests in [generator]", 30),
+        ("tokens = 40000", "raise limits.tokens in [generator]", 40),
+        ("usd = 0.05", "raise limits.usd in [generator]", 40),
+    ] {
+        let recipe = hostile_generator(&format!(
+            "config = {{ crime = \"spends\", requests = 20 }}\nlimits = {{ {limit} }}"
+        ));
+        let bench = Bench::new(|_: &Recorded| Action::reply("One task"), &recipe);
+        let dir = bench.dir("run");
+        let told = fails(bench.run(&dir).args(["--set", "dataset.patience=5"]), 4);
+        assert!(told.contains(told_of), "{told}");
+        assert!(bench.server.count() <= most, "{}", bench.server.count());
+        assert!(bench.server.count() > 0);
+        // It is the plugin that may not, and the run's own budget that has enough.
+        assert!(!told.contains("[budget]"), "{told}");
+    }
+}
+
+#[test]
+fn a_million_requests_in_one_call_are_refused_before_one_is_sent() {
+    for requests in [20_000, 1_000_000] {
+        let recipe = hostile_generator(&format!(
+            "config = {{ crime = \"many-requests\", requests = {requests} }}"
+        ));
+        let bench = Bench::new(alpaca_teacher(), &recipe);
+        let told = fails(
+            bench
+                .run(&bench.dir("run"))
+                .args(["--set", "dataset.patience=3"]),
+            4,
+        );
+        assert_eq!(bench.server.count(), 0, "{told}");
+        assert!(
+            told.contains("requests in one call; at most 10000 are taken")
+                || told.contains("more than 128 MiB in one call")
+                || told.contains("more memory than its 512 MiB"),
+            "{told}"
+        );
+    }
+}

@@ -1,8 +1,10 @@
 //! Pacos: the Alpaca recipe as a framework. The host runtime.
 
+pub mod author;
 pub mod cache;
 pub mod cli;
 pub mod dataset;
+pub mod download;
 pub mod fault;
 pub mod kit;
 pub mod ledger;

@@ -271,6 +271,12 @@ static inline void pacos_read_u32(pacos_reader *r, uint32_t *value)
     *value = (uint32_t)pacos_read_varint(r, UINT32_MAX);
 }
 
+/* Which case of a variant or an enumeration. A byte, as in a WASM component's memory. */
+static inline void pacos_read_tag(pacos_reader *r, uint8_t *value)
+{
+    *value = (uint8_t)pacos_read_varint(r, UINT8_MAX);
+}
+
 static inline void pacos_read_u64(pacos_reader *r, uint64_t *value)
 {
     *value = pacos_read_varint(r, UINT64_MAX);
@@ -438,11 +444,11 @@ static inline int32_t pacos_give(pacos_writer *w, pacos_buffer *output, int32_t 
 #define PACOS_LEVEL_INFO 1u
 #define PACOS_LEVEL_WARN 2u
 #define PACOS_LEVEL_ERROR 3u
-typedef uint32_t pacos_level;
+typedef uint8_t pacos_level;
 
 static inline void pacos_read_level(pacos_reader *r, pacos_level *value)
 {
-    pacos_read_u32(r, value);
+    pacos_read_tag(r, value);
     if (*value >= 4u)
         pacos_fail(r);
 }
@@ -479,11 +485,11 @@ static inline void pacos_write_error(pacos_writer *w, const pacos_error *value)
 
 #define PACOS_SEVERITY_ERROR 0u
 #define PACOS_SEVERITY_WARNING 1u
-typedef uint32_t pacos_severity;
+typedef uint8_t pacos_severity;
 
 static inline void pacos_read_severity(pacos_reader *r, pacos_severity *value)
 {
-    pacos_read_u32(r, value);
+    pacos_read_tag(r, value);
     if (*value >= 2u)
         pacos_fail(r);
 }
@@ -667,7 +673,7 @@ static inline void pacos_write_list_message(pacos_writer *w, const pacos_list_me
 #define PACOS_PAYLOAD_TASK 0u
 #define PACOS_PAYLOAD_CHAT 1u
 typedef struct pacos_payload {
-    uint32_t tag;
+    uint8_t tag;
     union {
         pacos_task task;
         pacos_list_message chat;
@@ -677,7 +683,7 @@ typedef struct pacos_payload {
 static inline void pacos_read_payload(pacos_reader *r, pacos_payload *value)
 {
     memset(value, 0, sizeof *value);
-    pacos_read_u32(r, &value->tag);
+    pacos_read_tag(r, &value->tag);
     switch (value->tag) {
     case PACOS_PAYLOAD_TASK:
         pacos_read_task(r, &value->as.task);
@@ -729,7 +735,7 @@ static inline void pacos_write_candidate_id(pacos_writer *w, const pacos_candida
 #define PACOS_ORIGIN_CANDIDATE 1u
 /* Something a candidate came from, or came too close to. */
 typedef struct pacos_origin {
-    uint32_t tag;
+    uint8_t tag;
     union {
         uint32_t seed;
         pacos_candidate_id candidate;
@@ -739,7 +745,7 @@ typedef struct pacos_origin {
 static inline void pacos_read_origin(pacos_reader *r, pacos_origin *value)
 {
     memset(value, 0, sizeof *value);
-    pacos_read_u32(r, &value->tag);
+    pacos_read_tag(r, &value->tag);
     switch (value->tag) {
     case PACOS_ORIGIN_SEED:
         pacos_read_u32(r, &value->as.seed);
@@ -831,7 +837,7 @@ static inline void pacos_write_place(pacos_writer *w, const pacos_place *value)
 /* A conversation, put through the model's own chat template. */
 #define PACOS_PROMPT_CHAT 1u
 typedef struct pacos_prompt {
-    uint32_t tag;
+    uint8_t tag;
     union {
         pacos_string completion;
         pacos_list_message chat;
@@ -841,7 +847,7 @@ typedef struct pacos_prompt {
 static inline void pacos_read_prompt(pacos_reader *r, pacos_prompt *value)
 {
     memset(value, 0, sizeof *value);
-    pacos_read_u32(r, &value->tag);
+    pacos_read_tag(r, &value->tag);
     switch (value->tag) {
     case PACOS_PROMPT_COMPLETION:
         pacos_read_string(r, &value->as.completion);
@@ -876,7 +882,7 @@ static inline void pacos_write_prompt(pacos_writer *w, const pacos_prompt *value
 /* A limit on the shape of the reply. The host refuses it, naming the model,
  * where the model cannot keep it. */
 typedef struct pacos_format {
-    uint32_t tag;
+    uint8_t tag;
     union {
         pacos_string json_schema;
         pacos_string grammar;
@@ -886,7 +892,7 @@ typedef struct pacos_format {
 static inline void pacos_read_format(pacos_reader *r, pacos_format *value)
 {
     memset(value, 0, sizeof *value);
-    pacos_read_u32(r, &value->tag);
+    pacos_read_tag(r, &value->tag);
     switch (value->tag) {
     case PACOS_FORMAT_JSON_SCHEMA:
         pacos_read_string(r, &value->as.json_schema);
@@ -1081,11 +1087,11 @@ static inline void pacos_write_request(pacos_writer *w, const pacos_request *val
 #define PACOS_FINISH_REASON_LENGTH 1u
 #define PACOS_FINISH_REASON_CONTENT_FILTER 2u
 #define PACOS_FINISH_REASON_OTHER 3u
-typedef uint32_t pacos_finish_reason;
+typedef uint8_t pacos_finish_reason;
 
 static inline void pacos_read_finish_reason(pacos_reader *r, pacos_finish_reason *value)
 {
-    pacos_read_u32(r, value);
+    pacos_read_tag(r, value);
     if (*value >= 4u)
         pacos_fail(r);
 }
@@ -1693,7 +1699,7 @@ static inline void pacos_write_candidate(pacos_writer *w, const pacos_candidate 
 /* Goes on in this form. */
 #define PACOS_DECISION_EDIT 2u
 typedef struct pacos_decision {
-    uint32_t tag;
+    uint8_t tag;
     union {
         pacos_payload edit;
     } as;
@@ -1702,7 +1708,7 @@ typedef struct pacos_decision {
 static inline void pacos_read_decision(pacos_reader *r, pacos_decision *value)
 {
     memset(value, 0, sizeof *value);
-    pacos_read_u32(r, &value->tag);
+    pacos_read_tag(r, &value->tag);
     switch (value->tag) {
     case PACOS_DECISION_KEEP:
         break;
@@ -1976,11 +1982,11 @@ static inline void pacos_write_item(pacos_writer *w, const pacos_item *value)
 #define PACOS_OUTCOME_UNPARSED 3u
 /* The judge would not answer. */
 #define PACOS_OUTCOME_REFUSED 4u
-typedef uint32_t pacos_outcome;
+typedef uint8_t pacos_outcome;
 
 static inline void pacos_read_outcome(pacos_reader *r, pacos_outcome *value)
 {
-    pacos_read_u32(r, value);
+    pacos_read_tag(r, value);
     if (*value >= 5u)
         pacos_fail(r);
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Failed, ManifestArgs};
+use super::{Failed, ManifestArgs, progress};
 use crate::{
     manifest::Provider,
     stages::{self, source_name},
@@ -23,7 +23,7 @@ pub(super) struct CheckArgs {
 
 pub(super) async fn check(args: CheckArgs) -> Result<(), Failed> {
     let recipe = args.manifest.load()?;
-    let prepared = stages::prepare(recipe).await?;
+    let prepared = stages::prepare_with(recipe, &mut progress::fetching_plugins()).await?;
     if args.online {
         prepared.probe().await?;
     }

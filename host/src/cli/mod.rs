@@ -5,8 +5,10 @@ mod model;
 mod plan;
 mod plugin;
 mod progress;
+mod recorded;
 mod report;
 mod run;
+mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -14,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use pacos_plugin::Diagnostic;
 
 use crate::{
+    download,
     manifest::{Checks, Problems, Recipe},
     models::Stop,
     plugin::CallError,
@@ -47,9 +50,11 @@ enum Command {
     Report(report::ReportArgs),
     /// Say what a run would ask, cost, train and evaluate, without asking or spending anything
     Plan(plan::PlanArgs),
+    /// Say whether a recipe still resolves to what was run, and a run still holds what it made
+    Verify(verify::VerifyArgs),
     /// Fetch and look at models
     Model(model::ModelArgs),
-    /// Look at plugins
+    /// Write, build, test and look at plugins
     Plugin(plugin::PluginArgs),
 }
 
@@ -61,10 +66,16 @@ struct ManifestArgs {
     /// Another value for a key of the manifest, such as dataset.target=200; can be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Fetch no plugin and no model: what is not on this machine is an error
+    #[arg(long)]
+    offline: bool,
 }
 
 impl ManifestArgs {
     fn load(&self) -> Result<Recipe, Failed> {
+        if self.offline {
+            download::forbid();
+        }
         let trainer = |table: &serde_json::Value| {
             let table = table.as_object().cloned().unwrap_or_default();
             match TrainConfig::from_table(&table) {
@@ -126,6 +137,7 @@ impl From<RunError> for Failed {
             }
             RunError::Dataset(_)
             | RunError::Report(_)
+            | RunError::Lock(_)
             | RunError::Evaluate(EvaluateError::Serve(ServeError::Ledger(_)))
             | RunError::Train(
                 TrainStageError::Ledger(_)
@@ -182,6 +194,7 @@ pub fn main() -> ExitCode {
             Command::Check(args) => check::check(args).await,
             Command::Report(args) => report::report(args),
             Command::Plan(args) => plan::plan(args).await,
+            Command::Verify(args) => verify::verify(args).await,
             Command::Model(args) => model::model(args),
             Command::Plugin(args) => plugin::plugin(args).await,
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failed, ManifestArgs};
+use super::{Failed, ManifestArgs, progress};
 use crate::stages::{
     self,
     plan::{ForecastError, forecast, set_missing_keys_aside},
@@ -38,7 +38,7 @@ pub(super) async fn plan(args: PlanArgs) -> Result<(), Failed> {
     let dir = args
         .dir
         .unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name));
-    let prepared = stages::prepare(recipe).await?;
+    let prepared = stages::prepare_with(recipe, &mut progress::fetching_plugins()).await?;
     let mut forecast = forecast(&prepared, Some(&dir)).await?;
     forecast.obstacles.extend(missing_keys);
     if args.json {

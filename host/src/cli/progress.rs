@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    llama,
+    download::Progress,
     stages::{EvaluatePart, EvaluateProgress, GenerateProgress, TrainProgress},
     trainer::{HeldOutLoss, Plan, StepRecord},
 };
@@ -209,7 +209,17 @@ impl EvaluateProgress for Evaluation {
 }
 
 /// Progress of a model's coming: a bar a step, or a line a step.
-pub(super) fn fetching() -> impl FnMut(llama::Progress) {
+pub(super) fn fetching() -> impl FnMut(Progress) {
+    // A plain log has no use for what is over at once.
+    fetching_files(WORTH_A_LINE)
+}
+
+/// Progress of a plugin's coming: nothing of a stranger's is fetched without a word.
+pub(super) fn fetching_plugins() -> impl FnMut(Progress) {
+    fetching_files(0)
+}
+
+fn fetching_files(worth_a_line: u64) -> impl FnMut(Progress) {
     let mut current: Option<(String, ProgressBar)> = None;
     let terminal = std::io::stderr().is_terminal();
     move |progress| {
@@ -223,8 +233,7 @@ pub(super) fn fetching() -> impl FnMut(llama::Progress) {
             let bar = if terminal {
                 ProgressBar::new(progress.total.unwrap_or(0))
             } else {
-                // A plain log has no use for what is over at once.
-                if progress.total.is_none_or(|bytes| bytes > WORTH_A_LINE) {
+                if progress.total.is_none_or(|bytes| bytes > worth_a_line) {
                     eprintln!("{}", progress.task);
                 }
                 ProgressBar::hidden()

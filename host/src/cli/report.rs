@@ -1,23 +1,11 @@
 //! `pacos report`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::path::PathBuf;
 
-use anyhow::anyhow;
 use clap::Args;
 
-use super::{Failed, ManifestArgs};
-use crate::{
-    ledger::{Ledger, LedgerError},
-    stages::report::{self, Report},
-};
-
-const LEDGER: &str = "ledger.sqlite";
-/// Where runs are kept that are given no directory of their own.
-const RUNS: &str = "runs";
+use super::{Failed, recorded};
+use crate::stages::report::{self, Report};
 
 /// Write one page that says what a run came to, finished or not.
 ///
@@ -35,20 +23,8 @@ pub(super) struct ReportArgs {
 }
 
 pub(super) fn report(args: ReportArgs) -> Result<(), Failed> {
-    let dir = match &args.run {
-        Some(run) => dir_of(run)?,
-        None => newest(Path::new(RUNS))?,
-    };
+    let (dir, ledger) = recorded::open(args.run.as_deref())?;
     let disk = |error: anyhow::Error| Failed::Other(error, 5);
-    let ledger = Ledger::open_to_read(&dir.join(LEDGER)).map_err(|error| {
-        disk(match error {
-            LedgerError::Version { found } => anyhow!(
-                "the ledger in {} has version {found}, and this release reports on another only. If an earlier release wrote it, `pacos run` of its recipe brings it up to date; if a later one did, use that",
-                dir.display()
-            ),
-            error => error.into(),
-        })
-    })?;
     let report = Report::read(&ledger).map_err(|error| disk(error.into()))?;
     if args.json {
         println!("{}", serde_json::json!(report));
@@ -79,111 +55,4 @@ fn summary(report: &Report) -> Vec<String> {
         .take(5)
         .map(|line| format!("  {line}"))
         .collect()
-}
-
-fn wrong(message: String) -> Failed {
-    Failed::Other(anyhow!(message), 2)
-}
-
-/// The directory of a run that somebody named by it, by its ledger, or by its manifest.
-fn dir_of(run: &Path) -> Result<PathBuf, Failed> {
-    let shown = run.display();
-    if run.join(LEDGER).is_file() {
-        return Ok(run.to_owned());
-    }
-    if run.is_dir() {
-        return Err(wrong(format!(
-            "{shown} holds no {LEDGER}, so it is no run's directory; name one, such as runs/local"
-        )));
-    }
-    if !run.is_file() {
-        return Err(wrong(format!(
-            "there is no {shown}; name a run's directory, such as runs/local, or a manifest that was run"
-        )));
-    }
-    if run.file_name().is_some_and(|name| name == LEDGER) {
-        return Ok(run.parent().unwrap_or(Path::new("")).to_owned());
-    }
-    let manifest = ManifestArgs {
-        manifest: run.to_owned(),
-        set: Vec::new(),
-    };
-    let dir = Path::new(RUNS).join(manifest.load()?.name);
-    if dir.join(LEDGER).is_file() {
-        return Ok(dir);
-    }
-    Err(wrong(format!(
-        "{shown} has not been run here: there is no {}. Run it with `pacos run {shown}`, or name the directory that it was run in",
-        dir.join(LEDGER).display()
-    )))
-}
-
-/// The run that was written to last.
-fn newest(runs: &Path) -> Result<PathBuf, Failed> {
-    let written = |dir: &Path| -> Option<SystemTime> {
-        let changed = |name: &str| fs::metadata(dir.join(name)).and_then(|m| m.modified()).ok();
-        // While a run goes on, what is new stands in the log beside the database.
-        let database = changed(LEDGER)?;
-        Some(changed("ledger.sqlite-wal").map_or(database, |log| log.max(database)))
-    };
-    fs::read_dir(runs)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| {
-            let dir = entry.ok()?.path();
-            Some((written(&dir)?, dir))
-        })
-        .max()
-        .map(|(_, dir)| dir)
-        .ok_or_else(|| {
-            wrong(format!(
-                "there is no run under {}; name the run's directory: pacos report DIR",
-                runs.display()
-            ))
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(result: Result<PathBuf, Failed>) -> String {
-        match result {
-            Err(Failed::Other(error, 2)) => error.to_string(),
-            Err(_) => panic!("another exit code"),
-            Ok(path) => panic!("{} was taken", path.display()),
-        }
-    }
-
-    #[test]
-    fn the_newest_run_is_the_one_that_was_written_to_last() {
-        let runs = tempfile::tempdir().unwrap();
-        assert!(refusal(newest(runs.path())).starts_with("there is no run under "));
-        for (name, file, seconds) in [
-            ("older", LEDGER, 300),
-            ("newer", LEDGER, 200),
-            ("going-on", LEDGER, 100),
-            ("going-on", "ledger.sqlite-wal", 400),
-            ("no-run", "notes.txt", 500),
-        ] {
-            let path = runs.path().join(name).join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
-            fs::File::create(&path).unwrap().set_modified(time).unwrap();
-        }
-        let found = newest(runs.path()).map_err(|_| ()).unwrap();
-        assert_eq!(found, runs.path().join("going-on"));
-    }
-
-    #[test]
-    fn what_is_no_run_is_said_to_be_none() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(refusal(dir_of(dir.path())).contains("holds no ledger.sqlite"));
-        assert!(refusal(dir_of(&dir.path().join("typo"))).starts_with("there is no "));
-        let ledger = dir.path().join(LEDGER);
-        fs::write(&ledger, "").unwrap();
-        for named in [dir.path(), &ledger] {
-            assert_eq!(dir_of(named).map_err(|_| ()).unwrap(), dir.path());
-        }
-    }
 }

@@ -65,7 +65,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
     // the recipe has been found good.
     let there = options.dir.exists();
     let locked = there.then(|| RunDir::open(&options.dir)).transpose()?;
-    let prepared = stages::prepare(recipe).await?;
+    let prepared = stages::prepare_with(recipe, &mut progress::fetching_plugins()).await?;
     if options.limit.is_none() {
         stages::plan::refuse_early(&prepared.recipe, &options.dir)?;
     }

@@ -25,7 +25,7 @@ use self::{
 use crate::ledger::{Ledger, LedgerError, RunDir};
 
 /// What the dataset's card tells and the ledger does not know.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct About {
     /// Name of the recipe.
     pub recipe: String,
@@ -43,7 +43,7 @@ pub struct About {
 }
 
 /// A model of the recipe.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct AboutModel {
     /// Name in the manifest.
     pub name: String,
@@ -61,7 +61,7 @@ pub struct AboutModel {
 }
 
 /// A plugin of the recipe.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct AboutPlugin {
     /// Where it stands in the recipe: `generator`, `filters.0`.
     pub stage: String,
@@ -109,10 +109,17 @@ pub enum DatasetError {
 /// # Errors
 /// When the ledger cannot be read or a file cannot be written.
 pub fn export(ledger: &Ledger, run_dir: &RunDir, about: &About) -> Result<Exported, DatasetError> {
-    let dir = run_dir.path().join("dataset");
-    let mut alpaca = Output::create(&dir, "alpaca_data.json", |file| Ok(AlpacaJson::new(file)))?;
-    let mut lines = Output::create(&dir, "dataset.jsonl", Ok)?;
-    let mut columns = Output::create(&dir, "dataset.parquet", Columns::new)?;
+    export_into(ledger, &run_dir.path().join("dataset"), about)
+}
+
+/// As [`export`], into a folder that nobody else writes in.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_into(ledger: &Ledger, dir: &Path, about: &About) -> Result<Exported, DatasetError> {
+    let mut alpaca = Output::create(dir, "alpaca_data.json", |file| Ok(AlpacaJson::new(file)))?;
+    let mut lines = Output::create(dir, "dataset.jsonl", Ok)?;
+    let mut columns = Output::create(dir, "dataset.parquet", Columns::new)?;
     let mut counts = Counts::default();
     let mut rows = Rows::new(ledger, &about.models)?;
     loop {
@@ -133,7 +140,7 @@ pub fn export(ledger: &Ledger, run_dir: &RunDir, about: &About) -> Result<Export
         }
         columns.write(|columns| columns.rows(page))?;
     }
-    let mut card = Output::create(&dir, "README.md", Ok)?;
+    let mut card = Output::create(dir, "README.md", Ok)?;
     let text = card::text(ledger, about, counts)?;
     card.write(|file| file.write_all(text.as_bytes()))?;
     Ok(Exported {

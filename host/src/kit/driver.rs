@@ -8,13 +8,7 @@ use pacos_plugin::{
 };
 
 use super::script::{Replies, ScriptedCalls};
-use crate::plugin::{CallError, HostCalls, Instance, Loaded};
-
-/// Compute limit of a second try, in first ones.
-const SECOND_PATIENCE: u32 = 4;
-
-/// Records in a call to a filter that sets no limit itself.
-const BATCH: usize = 256;
+use crate::plugin::{self, CallError, HostCalls, Instance, Loaded, Surroundings, batch_limit};
 
 /// A plugin, the seeds that it starts with and the script of its models.
 pub struct Driver<'a> {
@@ -69,10 +63,12 @@ impl Driver<'_> {
     }
 }
 
-/// A filter at work: one instance, rebuilt from its own verdicts after it broke.
-pub struct Judging<'a> {
+/// A filter at work, as in a run.
+pub struct Judging<'a>(plugin::Judging<Scripted<'a>>);
+
+/// A script, as a filter sees it.
+struct Scripted<'a> {
     driver: Driver<'a>,
-    instance: Option<Box<dyn Instance>>,
     history: Vec<Judged>,
 }
 
@@ -80,89 +76,45 @@ impl<'a> Judging<'a> {
     /// Nothing judged yet.
     #[must_use]
     pub fn new(driver: Driver<'a>) -> Self {
-        Judging {
+        let description = &driver.plugin.description;
+        let scripted = Scripted {
             driver,
-            instance: None,
             history: Vec::new(),
-        }
+        };
+        Judging(plugin::Judging::new(description, scripted))
     }
 
     /// Most records in a call, as in a run: one for a filter that asks models.
     #[must_use]
     pub fn batch_limit(&self) -> usize {
-        let description = &self.driver.plugin.description;
-        match description.batch_limit as usize {
-            _ if !description.capabilities.is_empty() => 1,
-            0 => BATCH,
-            limit => limit,
-        }
+        batch_limit(&self.0.surroundings.driver.plugin.description)
     }
 
     /// Judges records in order. A batch that breaks the filter is halved until the record that
     /// does it is alone; that record has an error for a verdict, and the others go on.
     pub async fn judge(&mut self, records: &[Candidate]) -> Vec<Result<Verdict, CallError>> {
-        let mut verdicts = Vec::with_capacity(records.len());
-        let mut waiting: Vec<&[Candidate]> = records.chunks(self.batch_limit()).rev().collect();
-        while let Some(batch) = waiting.pop() {
-            match self.batch(batch).await {
-                Ok(judged) => {
-                    if self.driver.plugin.description.stateful {
-                        let pairs = batch.iter().zip(&judged);
-                        self.history
-                            .extend(pairs.map(|(candidate, verdict)| Judged {
-                                candidate: candidate.clone(),
-                                verdict: verdict.clone(),
-                            }));
-                    }
-                    verdicts.extend(judged.into_iter().map(Ok));
-                }
-                Err(error) if batch.len() == 1 => verdicts.push(Err(error)),
-                Err(_) => {
-                    let (first, second) = batch.split_at(batch.len() / 2);
-                    waiting.extend([second, first]);
-                }
-            }
-        }
-        verdicts
-    }
-
-    /// One batch, tried once more on a fresh instance.
-    async fn batch(&mut self, batch: &[Candidate]) -> Result<Vec<Verdict>, CallError> {
-        let mut patience = 1;
-        loop {
-            match self.call(batch, patience).await {
-                Ok(verdicts) => return Ok(verdicts),
-                Err(error) => {
-                    self.instance = None;
-                    if patience > 1 {
-                        return Err(error);
-                    }
-                }
-            }
-            patience = SECOND_PATIENCE;
+        match self.0.judge(records).await {
+            Ok(verdicts) => verdicts,
+            // A script stops no run.
+            Err(error) => records.iter().map(|_| Err(error.clone())).collect(),
         }
     }
+}
 
-    async fn call(
-        &mut self,
-        batch: &[Candidate],
-        patience: u32,
-    ) -> Result<Vec<Verdict>, CallError> {
-        let instance = match &mut self.instance {
-            Some(instance) => instance,
-            None => {
-                let mut fresh = self.driver.plugin.instance(self.driver.seeds).await?;
-                if self.driver.plugin.description.stateful {
-                    fresh.restore(self.history.clone()).await?;
-                }
-                self.instance.insert(fresh)
-            }
-        };
-        let calls: Arc<dyn HostCalls> = Arc::new(self.driver.calls());
-        let verdicts = instance
-            .judge_batch(batch.to_vec(), calls, patience)
-            .await?;
-        crate::stages::check_verdicts(&verdicts, batch.len())?;
-        Ok(verdicts)
+impl Surroundings for Scripted<'_> {
+    async fn instance(&self) -> Result<Box<dyn Instance>, CallError> {
+        self.driver.plugin.instance(self.driver.seeds).await
+    }
+
+    fn calls(&self, _batch: &[Candidate]) -> Arc<dyn HostCalls> {
+        Arc::new(self.driver.calls())
+    }
+
+    fn history(&self) -> Result<Vec<Judged>, CallError> {
+        Ok(self.history.clone())
+    }
+
+    fn judged(&mut self, more: Vec<Judged>) {
+        self.history.extend(more);
     }
 }

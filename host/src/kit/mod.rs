@@ -5,6 +5,7 @@ pub mod bench;
 mod cases;
 mod compare;
 pub mod conformance;
+mod disagreement;
 mod driver;
 mod expected;
 pub mod lines;
@@ -13,6 +14,7 @@ pub mod script;
 use std::path::PathBuf;
 
 pub use cases::{CasesReport, FailedCase, run_cases};
+pub use disagreement::{Disagreement, Verdicts};
 pub use driver::{Driver, Judging};
 
 use crate::plugin::{CallError, LoadError};

@@ -210,6 +210,38 @@ impl Ledger {
             .collect()
     }
 
+    /// Everything that was proposed, as the generator left it, in the order of units. Units beyond
+    /// the target are left out.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
+    pub fn candidates(&self) -> Result<Vec<Candidate>, LedgerError> {
+        let rows: Vec<(i64, u32, String, String, String)> =
+            self.read("reading candidates", |c| {
+                c.prepare(
+                    "SELECT unit, n, payload, attributes, parents
+                     FROM candidate_ JOIN consumed_ USING (unit) ORDER BY unit, n",
+                )?
+                .query_map([], |r| {
+                    Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?))
+                })?
+                .collect()
+            })?;
+        rows.into_iter()
+            .map(|(unit, n, payload, attributes, parents)| {
+                let payload: Payload = parse(&payload)?;
+                Ok(Candidate {
+                    id: CandidateId {
+                        unit: uint(unit),
+                        n,
+                    },
+                    seed: crate::seed::of_content(&payload),
+                    payload,
+                    attributes: parse(&attributes)?,
+                    parents: parse(&parents)?,
+                })
+            })
+            .collect()
+    }
+
     /// Everything that one filter has said, in order, with the candidates as it saw them.
     #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
     pub fn history(&self, filter: u32) -> Result<Vec<Judged>, LedgerError> {

@@ -10,6 +10,7 @@ mod meta;
 mod requests;
 mod run_dir;
 mod training;
+mod usage;
 mod writer;
 
 use std::{
@@ -27,9 +28,12 @@ pub use training::{HeldOutRecord, TrainingStep};
 pub(crate) use writer::Writer;
 
 /// Version of the private tables: one more than there are [`MIGRATIONS`].
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// Element `n` takes the tables of version `n + 1` to the next.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/2.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("migrations/2.sql"),
+    include_str!("migrations/3.sql"),
+];
 const _: () = assert!(SCHEMA_VERSION as usize == MIGRATIONS.len() + 1);
 
 /// What keeps the ledger from being read or written.
@@ -226,7 +230,8 @@ mod tests {
         Connection::open(&old)
             .unwrap()
             .execute_batch(
-                "DROP VIEW likelihood_gains; DROP VIEW items; DROP VIEW answers; DROP TABLE item_; DROP TABLE answer_;
+                "DROP VIEW plugin_use; DROP VIEW likelihood_gains; DROP VIEW items; DROP VIEW answers;
+                 DROP TABLE plugin_use_; DROP TABLE item_; DROP TABLE answer_;
                  CREATE TABLE answer_ (item INTEGER NOT NULL, model TEXT NOT NULL, text TEXT NOT NULL,
                      finish_reason TEXT NOT NULL, PRIMARY KEY (item, model)) WITHOUT ROWID, STRICT;
                  PRAGMA user_version = 1;",

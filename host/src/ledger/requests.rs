@@ -277,19 +277,32 @@ impl Ledger {
     /// What the run has spent so far, unknown attempts at their worst case.
     #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
     pub fn spent(&self) -> Result<Spent, LedgerError> {
+        self.sum_of_attempts("", ())
+    }
+
+    /// What the attempts of one stage came to.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
+    pub fn spent_by(&self, stage: &str) -> Result<Spent, LedgerError> {
+        self.sum_of_attempts("WHERE stage = ?1", [stage])
+    }
+
+    fn sum_of_attempts(
+        &self,
+        condition: &str,
+        parameters: impl rusqlite::Params,
+    ) -> Result<Spent, LedgerError> {
+        let sql = format!(
+            "SELECT count(*), coalesce(sum(prompt_tokens + completion_tokens), 0), coalesce(sum(usd), 0.0)
+             FROM attempt_ {condition}"
+        );
         self.read("adding up what was spent", |c| {
-            c.query_row(
-                "SELECT count(*), coalesce(sum(prompt_tokens + completion_tokens), 0), coalesce(sum(usd), 0.0)
-                 FROM attempt_",
-                [],
-                |r| {
-                    Ok(Spent {
-                        requests: uint(r.get(0)?),
-                        tokens: uint(r.get(1)?),
-                        usd: r.get(2)?,
-                    })
-                },
-            )
+            c.query_row(&sql, parameters, |r| {
+                Ok(Spent {
+                    requests: uint(r.get(0)?),
+                    tokens: uint(r.get(1)?),
+                    usd: r.get(2)?,
+                })
+            })
         })
     }
 }

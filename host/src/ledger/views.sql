@@ -194,3 +194,8 @@ GROUP BY base_template;
 
 CREATE VIEW answers AS
 SELECT item, model, text, finish_reason, error_code, error FROM answer_;
+
+CREATE VIEW plugin_use AS
+SELECT stage, plugin, calls, records, seconds, memory AS memory_bytes, traps, timeouts, invalid,
+       errors
+FROM plugin_use_;

@@ -3,7 +3,7 @@
 //! Everything here knows models and nothing of recipes, plugins or money.
 
 pub mod config;
-mod durable;
+pub(crate) mod durable;
 pub mod generate;
 pub mod gguf;
 pub mod rope;
@@ -16,6 +16,8 @@ pub mod weights;
 
 pub use config::{ConfigError, LlamaConfig, RopeScaling};
 pub use generate::{Engine, EngineOptions, GenerateError};
-pub use source::{LocalModel, Model, ModelSource, Progress, SourceError, open};
+pub use source::{
+    FileIdentity, LocalModel, Model, ModelFiles, ModelSource, Progress, SourceError, open,
+};
 pub use tokenizer::{ChatMessage, Tokenizer, TokenizerError};
 pub use weights::{Weights, WeightsError};

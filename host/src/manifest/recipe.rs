@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
-use super::Document;
+use super::{Document, Remote};
 
 /// One manifest, checked. Paths are absolute or relative to the working directory.
 #[derive(Debug, Clone)]
@@ -231,6 +231,8 @@ pub enum PluginSource {
     Bundled(String),
     /// A path.
     File(PathBuf),
+    /// A place on another machine.
+    Remote(Remote),
 }
 
 /// `limits` of a plugin. A dynamic library keeps none of them.
@@ -238,18 +240,34 @@ pub enum PluginSource {
 pub struct Limits {
     /// `memory_mb`: linear memory.
     pub memory_bytes: usize,
+    /// `all_memory_mb`: linear memory of all instances that work at once. It bounds how many
+    /// there are, by what the greediest has taken so far.
+    pub all_memory_bytes: usize,
     /// `compute_seconds`: time that one call may compute; waiting for a model does not count.
     pub compute: Duration,
+    /// `output_mb`: what one call may hand to the host, answers and requests together.
+    pub output_bytes: usize,
+    /// `table_elements`: elements of all tables of an instance.
+    pub table_elements: usize,
     /// `requests`: model requests that the plugin may make in the whole run.
     pub requests: Option<u64>,
+    /// `tokens`: tokens of those requests, prompt and reply together.
+    pub tokens: Option<u64>,
+    /// `usd`: what those requests may cost.
+    pub usd: Option<f64>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Limits {
             memory_bytes: 512 << 20,
+            all_memory_bytes: 2048 << 20,
             compute: Duration::from_secs(30),
+            output_bytes: 128 << 20,
+            table_elements: 100_000,
             requests: None,
+            tokens: None,
+            usd: None,
         }
     }
 }

@@ -172,6 +172,7 @@ fn plugin(recipe: &Recipe, plugin: &Plugin) -> Map<String, Value> {
                 format!("./{path}")
             }
         }
+        PluginSource::Remote(remote) => remote.to_string(),
     };
     table.insert("plugin".into(), source.into());
     put(&mut table, "sha256", plugin.sha256.clone());
@@ -190,11 +191,19 @@ fn limits(limits: &Limits, native: bool) -> Map<String, Value> {
     if !native {
         table.insert("memory_mb".into(), (limits.memory_bytes >> 20).into());
         table.insert(
+            "all_memory_mb".into(),
+            (limits.all_memory_bytes >> 20).into(),
+        );
+        table.insert(
             "compute_seconds".into(),
             limits.compute.as_secs_f64().into(),
         );
+        table.insert("output_mb".into(), (limits.output_bytes >> 20).into());
+        table.insert("table_elements".into(), limits.table_elements.into());
     }
     put(&mut table, "requests", limits.requests);
+    put(&mut table, "tokens", limits.tokens);
+    put(&mut table, "usd", limits.usd);
     table
 }
 

@@ -4,13 +4,33 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::Stop;
 use crate::{
     ledger::{Charge, Spent},
     manifest::Budget,
 };
 
-/// Counts what is spent and what is under way against the manifest's limits.
+/// A limit that does not cover the next request.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error(
+    "{spent} of {limit} {unit} ({reserved} reserved for what is under way), and the next request \
+     may take {needed}"
+)]
+pub struct Exhausted {
+    /// The limit's key: `usd`, `tokens`, `requests`.
+    pub key: &'static str,
+    /// `USD`, `tokens`, `requests`.
+    pub unit: &'static str,
+    /// Charged so far.
+    pub spent: String,
+    /// Reserved for requests in flight.
+    pub reserved: String,
+    /// Worst case of the request that was not sent.
+    pub needed: String,
+    /// The limit.
+    pub limit: String,
+}
+
+/// Counts what is spent and what is under way against limits: the run's, or one plugin's.
 pub(super) struct Till {
     limits: Budget,
     state: Mutex<State>,
@@ -44,7 +64,7 @@ impl Till {
 
     /// Reserves the worst case of one attempt. Where the limit is reached only by what others
     /// have reserved, waits for them to settle.
-    pub(super) async fn reserve(&self, worst: Charge) -> Result<Reservation<'_>, Stop> {
+    pub(super) async fn reserve(&self, worst: Charge) -> Result<Reservation<'_>, Exhausted> {
         let worst = Spent {
             requests: 1,
             tokens: worst.prompt_tokens + worst.completion_tokens,
@@ -63,7 +83,7 @@ impl Till {
                             settled: false,
                         });
                     }
-                    Some(stop) if state.reserved.requests == 0 => return Err(stop),
+                    Some(exhausted) if state.reserved.requests == 0 => return Err(exhausted),
                     Some(_) => {}
                 }
             }
@@ -71,20 +91,21 @@ impl Till {
         }
     }
 
-    fn over(&self, state: &State, worst: &Spent) -> Option<Stop> {
-        let stop = |key, unit, spent: String, reserved: String, needed: String, limit: String| {
-            Some(Stop::Budget {
-                key,
-                unit,
-                spent,
-                reserved,
-                needed,
-                limit,
-            })
-        };
+    fn over(&self, state: &State, worst: &Spent) -> Option<Exhausted> {
+        let exhausted =
+            |key, unit, spent: String, reserved: String, needed: String, limit: String| {
+                Some(Exhausted {
+                    key,
+                    unit,
+                    spent,
+                    reserved,
+                    needed,
+                    limit,
+                })
+            };
         let whole = |key, limit: Option<u64>, spent: u64, reserved: u64, needed: u64| {
             let limit = limit.filter(|limit| spent + reserved + needed > *limit)?;
-            stop(
+            exhausted(
                 key,
                 key,
                 spent.to_string(),
@@ -98,7 +119,7 @@ impl Till {
             && spent.usd + reserved.usd + worst.usd > limit
         {
             let usd = |value: f64| format!("{value:.4}");
-            return stop(
+            return exhausted(
                 "usd",
                 "USD",
                 usd(spent.usd),
@@ -200,6 +221,7 @@ mod tests {
     async fn a_request_that_could_exceed_the_limit_is_not_sent() {
         let till = till(1.0);
         let stop = till.reserve(charge(1.5)).await.err().unwrap();
+        let stop = crate::models::Stop::Budget(stop);
         assert_eq!(
             stop.to_string(),
             "the budget is spent: 0.0000 of 1.0000 USD (0.0000 reserved for what is under way), \

@@ -9,6 +9,7 @@ mod request;
 mod served;
 mod service;
 
+pub use budget::Exhausted;
 pub use local::LocalProvider;
 pub use openai::OpenAiProvider;
 pub use provider::{Attempt, BoxFuture, Failure, FailureKind, Provider};
@@ -40,23 +41,8 @@ pub enum Stop {
         failure: Failure,
     },
     /// The budget does not cover the next request.
-    #[error(
-        "the budget is spent: {spent} of {limit} {unit} ({reserved} reserved for what is under way), and the next request may take {needed}. Raise [budget] {key} to go on"
-    )]
-    Budget {
-        /// Key in `[budget]`.
-        key: &'static str,
-        /// `USD`, `tokens`, `requests`.
-        unit: &'static str,
-        /// Charged so far.
-        spent: String,
-        /// Reserved for requests in flight.
-        reserved: String,
-        /// Worst case of the request that was not sent.
-        needed: String,
-        /// The limit.
-        limit: String,
-    },
+    #[error("the budget is spent: {0}. Raise [budget] {key} to go on", key = .0.key)]
+    Budget(Exhausted),
     /// A plugin asked for something else than it did before.
     #[error(
         "plugin is not deterministic: request {ordinal} of {stage} at {place} differs from the one recorded. Restore the plugin that made the record, or start a new run"

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     Failure, FailureKind, Stop,
-    budget::Till,
+    budget::{Exhausted, Reservation, Till},
     request::canonical,
     served::{Model, Served},
 };
@@ -35,6 +35,8 @@ pub struct Service {
     roles: BTreeMap<String, Arc<Model>>,
     ledger: Ledger,
     till: Till,
+    /// What single plugins may spend, by stage.
+    allowances: Mutex<BTreeMap<String, Arc<Till>>>,
     ended: watch::Sender<bool>,
 }
 
@@ -74,6 +76,7 @@ impl Service {
         Ok(Service {
             roles,
             till: Till::new(budget, ledger.spent()?),
+            allowances: Mutex::default(),
             ledger,
             ended: watch::Sender::new(false),
         })
@@ -83,6 +86,29 @@ impl Service {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Limits what one stage may spend, beside the run's own budget. What the ledger says it has
+    /// spent counts.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn allow(&self, stage: &str, budget: Budget) -> Result<(), LedgerError> {
+        let till = Till::new(budget, self.ledger.spent_by(stage)?);
+        let mut allowances = self
+            .allowances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        allowances.insert(stage.to_owned(), Arc::new(till));
+        Ok(())
+    }
+
+    fn allowance(&self, stage: &str) -> Option<Arc<Till>> {
+        let allowances = self
+            .allowances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        allowances.get(stage).cloned()
     }
 
     /// Sends no further request. Those in flight are still recorded.
@@ -215,9 +241,13 @@ impl Service {
         } else {
             request
         };
-        let outcome = self.attempts(&model, asker, key, request).await?;
+        let outcome = self.attempts(&model, asker, key, request).await;
         drop(place);
-        Ok(handed_over(outcome))
+        match outcome {
+            Ok(outcome) => Ok(handed_over(outcome)),
+            Err(NotSent::Stop(stop)) => Err(stop),
+            Err(NotSent::Refused(error)) => Ok(Err(error)),
+        }
     }
 
     /// Waits, but no longer than there is anything to wait for: a server's pause can last minutes.
@@ -236,7 +266,7 @@ impl Service {
         asker: &Asker,
         key: RequestKey,
         request: &Request,
-    ) -> Result<RecordedOutcome, Stop> {
+    ) -> Result<RecordedOutcome, NotSent> {
         let mut number = 0;
         loop {
             number += 1;
@@ -261,13 +291,30 @@ impl Service {
         key: RequestKey,
         request: &Request,
         last: bool,
-    ) -> Result<Ended, Stop> {
+    ) -> Result<Ended, NotSent> {
         let worst = model.worst_case(request);
         self.unless_ended(model.ready(worst)).await?;
-        let reservation = self.till.reserve(worst).await?;
+        let allowance = self.allowance(&asker.stage);
+        let allowed = match &allowance {
+            Some(allowance) => Some(
+                allowance
+                    .reserve(worst)
+                    .await
+                    .map_err(|exhausted| over_allowance(&asker.stage, &exhausted))?,
+            ),
+            None => None,
+        };
+        let reservation = match self.till.reserve(worst).await {
+            Ok(reservation) => reservation,
+            Err(exhausted) => {
+                allowed.into_iter().for_each(Reservation::settle_unsent);
+                return Err(Stop::Budget(exhausted).into());
+            }
+        };
         if *self.ended.borrow() {
             reservation.settle_unsent();
-            return Err(Stop::Interrupted);
+            allowed.into_iter().for_each(Reservation::settle_unsent);
+            return Err(Stop::Interrupted.into());
         }
         let id = self
             .ledger
@@ -304,6 +351,9 @@ impl Service {
         self.ledger.end_attempt(id, key, end).await?;
         fault::point("request:after-commit");
         reservation.settle(charge);
+        if let Some(allowed) = allowed {
+            allowed.settle(charge);
+        }
         match (failure, outcome) {
             (None, Some(outcome)) => {
                 model.failures_in_a_row.store(0, Ordering::Relaxed);
@@ -313,11 +363,11 @@ impl Service {
                 if matches!(failure.kind, FailureKind::Passing { .. }) {
                     let count = model.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
                     if count >= FAILURES_IN_A_ROW {
-                        return Err(Stop::Failing {
+                        return Err(NotSent::Stop(Stop::Failing {
                             model: model.served.name.clone(),
                             count,
                             failure,
-                        });
+                        }));
                     }
                 }
                 Ok(Ended::Outcome(outcome))
@@ -327,10 +377,10 @@ impl Service {
                     tracing::info!(model = model.served.name, %failure, "will be asked again");
                     Ok(Ended::Again(after))
                 }
-                FailureKind::Refused | FailureKind::Fatal => Err(Stop::Fatal {
+                FailureKind::Refused | FailureKind::Fatal => Err(NotSent::Stop(Stop::Fatal {
                     model: model.served.name.clone(),
                     failure,
-                }),
+                })),
             },
             (None, None) => unreachable!("a reply is an outcome"),
         }
@@ -341,6 +391,36 @@ impl Service {
 enum Ended {
     Outcome(RecordedOutcome),
     Again(Option<Duration>),
+}
+
+/// Why a request has no outcome.
+enum NotSent {
+    /// The run ends.
+    Stop(Stop),
+    /// Its asker may not send it. Nothing is recorded: a recipe that allows more is answered.
+    Refused(Error),
+}
+
+impl From<Stop> for NotSent {
+    fn from(stop: Stop) -> Self {
+        NotSent::Stop(stop)
+    }
+}
+
+impl From<LedgerError> for NotSent {
+    fn from(error: LedgerError) -> Self {
+        NotSent::Stop(error.into())
+    }
+}
+
+fn over_allowance(stage: &str, exhausted: &Exhausted) -> NotSent {
+    NotSent::Refused(Error::new(
+        "budget",
+        format!(
+            "{stage} has spent what it may: {exhausted}; raise limits.{} in [{stage}]",
+            exhausted.key
+        ),
+    ))
 }
 
 fn handed_over(outcome: RecordedOutcome) -> Result<Reply, Error> {

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use super::source::SourceError;
 use crate::models::Stop;
 
 /// A plugin that cannot be loaded.
@@ -15,6 +16,9 @@ pub enum LoadError {
         /// Why.
         source: std::io::Error,
     },
+    /// It is on another machine, and not to be had.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// There is no such component in the binary.
     #[error("no bundled plugin is called `{name}`; bundled are {known}. A path has a slash in it")]
     NotBundled {

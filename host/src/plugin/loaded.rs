@@ -1,12 +1,17 @@
 //! A plugin of a recipe, loaded: found, checked, described, ready to make instances.
 
-use std::{io::Write, path::Path, sync::Arc};
+use std::{io::Write, path::Path, sync::Arc, time::Duration};
 
 use pacos_plugin as plain;
 use sha2::{Digest, Sha256};
 
 use super::{
-    CallError, HostCalls, LoadError, Stage, contract, native::NativePlugin, wasm::WasmPlugin,
+    CallError, HostCalls, LoadError, Stage, contract,
+    native::NativePlugin,
+    places::Places,
+    source,
+    usage::{Meter, Metered},
+    wasm::WasmPlugin,
 };
 use crate::{
     manifest::{Plugin, PluginSource},
@@ -81,6 +86,12 @@ pub trait Instance: Send {
         &mut self,
         judgements: Vec<plain::Judgement>,
     ) -> BoxFuture<'_, Result<Vec<plain::Metric>, CallError>>;
+
+    /// Time that the last call computed, where the carrier knows it, and bytes of linear memory
+    /// taken so far.
+    fn reading(&self) -> (Option<Duration>, u64) {
+        (None, 0)
+    }
 }
 
 /// A plugin of a recipe.
@@ -91,8 +102,13 @@ pub struct Loaded {
     pub stage: Stage,
     /// Of the file, lower-case hexadecimal.
     pub sha256: String,
+    /// Of the file, in bytes.
+    pub size: u64,
     /// How the recipe uses it.
     pub recipe: Plugin,
+    /// What its calls come to, in all instances.
+    pub meter: Meter,
+    places: Arc<Places>,
     config: String,
     carrier: Carrier,
 }
@@ -112,7 +128,7 @@ impl Loaded {
     /// Whatever keeps it from being used, before any of its code has a model to ask.
     pub async fn load(plugin: &Plugin) -> Result<Self, LoadError> {
         let name = name(&plugin.source);
-        let bytes = read(&plugin.source)?;
+        let bytes = source::read(plugin)?;
         let sha256 = hex(&Sha256::digest(&*bytes));
         if let Some(expected) = &plugin.sha256
             && *expected != sha256
@@ -128,14 +144,17 @@ impl Loaded {
             (Carrier::Native(library), stage)
         } else {
             let stage = contract::stage_of_component(&name, &bytes)?;
-            let component = WasmPlugin::load(&name, &bytes, stage, plugin.limits.clone())?;
+            let component = WasmPlugin::load(&name, &sha256, &bytes, stage, plugin.limits.clone())?;
             (Carrier::Wasm(component), stage)
         };
         let mut loaded = Loaded {
             description: plain::Description::new(name.clone(), ""),
             stage,
             sha256,
+            size: bytes.len() as u64,
             recipe: plugin.clone(),
+            meter: Meter::default(),
+            places: Places::new(plugin.limits.all_memory_bytes as u64),
             config: plugin.config.to_string(),
             carrier,
         };
@@ -161,7 +180,10 @@ impl Loaded {
             description: make().describe().await?,
             stage,
             sha256: String::new(),
+            size: 0,
             recipe: Plugin::alone(PluginSource::Bundled(String::new())),
+            meter: Meter::default(),
+            places: Places::new(1 << 40),
             config: "{}".into(),
             carrier: Carrier::Mutant(Box::new(make)),
         })
@@ -191,12 +213,18 @@ impl Loaded {
         self.bare().await?.configure(&self.config).await
     }
 
-    /// A fresh instance, configured, and started with the seeds if it is no evaluator.
+    /// A fresh instance, configured, and started with the seeds if it is no evaluator. Waits
+    /// where as many live as `limits.all_memory_mb` holds.
     ///
     /// # Errors
     /// When the plugin breaks, or refuses a configuration that it accepted before.
     pub async fn instance(&self, seeds: &[plain::Task]) -> Result<Box<dyn Instance>, CallError> {
-        let mut instance = self.bare().await?;
+        let mut instance: Box<dyn Instance> = Box::new(Metered {
+            // Before there is an instance: it may have to wait.
+            place: self.places.take().await,
+            instance: self.bare().await?,
+            meter: self.meter.clone(),
+        });
         let diagnostics = instance.configure(&self.config).await?;
         let error = diagnostics
             .into_iter()
@@ -218,27 +246,7 @@ fn name(source: &PluginSource) -> String {
     match source {
         PluginSource::Bundled(name) => name.clone(),
         PluginSource::File(path) => path.display().to_string(),
-    }
-}
-
-fn read(source: &PluginSource) -> Result<std::borrow::Cow<'static, [u8]>, LoadError> {
-    match source {
-        PluginSource::Bundled(name) => BUNDLED
-            .iter()
-            .find(|(bundled, _)| bundled == name)
-            .map(|(_, bytes)| (*bytes).into())
-            .ok_or_else(|| LoadError::NotBundled {
-                name: name.clone(),
-                known: BUNDLED.map(|(name, _)| name).join(", "),
-            }),
-        PluginSource::File(path) => {
-            std::fs::read(path)
-                .map(Into::into)
-                .map_err(|source| LoadError::Read {
-                    path: path.clone(),
-                    source,
-                })
-        }
+        PluginSource::Remote(remote) => remote.to_string(),
     }
 }
 

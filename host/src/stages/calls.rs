@@ -14,6 +14,7 @@ use pacos_plugin::{
 };
 
 use crate::{
+    manifest::Budget,
     models::{Asker, BoxFuture, Service},
     plugin::{HostCalls, Loaded, Refusal},
 };
@@ -39,11 +40,20 @@ impl Grant {
         stage: String,
         service: Arc<Service>,
     ) -> Result<Arc<Self>, crate::ledger::LedgerError> {
+        let limits = &plugin.recipe.limits;
+        if limits.tokens.is_some() || limits.usd.is_some() {
+            let allowance = Budget {
+                usd: limits.usd,
+                tokens: limits.tokens,
+                requests: None,
+            };
+            service.allow(&stage, allowance)?;
+        }
         Ok(Arc::new(Grant {
             title: plugin.title(),
             declared: plugin.description.capabilities.iter().cloned().collect(),
             granted: plugin.recipe.grant.iter().cloned().collect(),
-            most_requests: plugin.recipe.limits.requests,
+            most_requests: limits.requests,
             requests: AtomicU64::new(service.ledger().calls_of(&stage)?),
             stage,
             service,

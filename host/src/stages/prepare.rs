@@ -8,14 +8,15 @@ use sha2::{Digest, Sha256};
 use crate::{
     manifest::{self, Model, PluginSource, Problem, Problems, Provider, Recipe, Seeds},
     models::{OpenAiProvider, Served},
-    plugin::{Loaded, Stage},
-    stages::{models::Models, run::roles_of, seeds},
+    plugin::{Loaded, Stage, source},
+    stages::{FetchProgress, models::Models, run::roles_of, seeds},
 };
 
 /// The seed tasks inside the binary.
-const BUNDLED_SEEDS: &str = include_str!("../../../manifests/seeds/tasks.jsonl");
+pub(super) const BUNDLED_SEEDS: &str = include_str!("../../../manifests/seeds/tasks.jsonl");
 /// The evaluation tasks inside the binary.
-const BUNDLED_EVALUATION: &str = include_str!("../../../manifests/evaluation/tasks.jsonl");
+pub(super) const BUNDLED_EVALUATION: &str =
+    include_str!("../../../manifests/evaluation/tasks.jsonl");
 
 /// The seed tasks inside the binary.
 #[must_use]
@@ -41,11 +42,23 @@ pub struct Prepared {
     pub models: Models,
 }
 
-/// Loads and checks everything that a recipe names, short of asking or opening a model.
+/// Loads and checks everything that a recipe names, short of asking or opening a model. Plugins
+/// that are on another machine and not yet on this one are fetched.
 ///
 /// # Errors
 /// All problems at once, each at its line of the manifest.
 pub async fn prepare(recipe: Recipe) -> Result<Prepared, Problems> {
+    prepare_with(recipe, &mut |_| {}).await
+}
+
+/// [`prepare`], with somebody who is told how plugins come.
+///
+/// # Errors
+/// As [`prepare`].
+pub async fn prepare_with(
+    recipe: Recipe,
+    fetching: FetchProgress<'_>,
+) -> Result<Prepared, Problems> {
     let mut problems = Problems::new();
     let seeds = tasks(
         &recipe,
@@ -79,16 +92,24 @@ pub async fn prepare(recipe: Recipe) -> Result<Prepared, Problems> {
         &recipe,
         &recipe.generator.plugin,
         Stage::Generator,
+        fetching,
         &mut problems,
     )
     .await;
     let mut filters = Vec::new();
     for filter in &recipe.filters {
-        filters.extend(plugin(&recipe, filter, Stage::Filter, &mut problems).await);
+        filters.extend(plugin(&recipe, filter, Stage::Filter, fetching, &mut problems).await);
     }
     let mut evaluators = Vec::new();
     for evaluator in &recipe.evaluators {
-        evaluators.extend(plugin(&recipe, evaluator, Stage::Evaluator, &mut problems).await);
+        let loaded = plugin(
+            &recipe,
+            evaluator,
+            Stage::Evaluator,
+            fetching,
+            &mut problems,
+        );
+        evaluators.extend(loaded.await);
     }
     let mut remote = Vec::new();
     for model in used_models(&recipe) {
@@ -137,11 +158,18 @@ async fn plugin(
     recipe: &Recipe,
     plugin: &manifest::Plugin,
     stage: Stage,
+    fetching: FetchProgress<'_>,
     problems: &mut Problems,
 ) -> Option<Loaded> {
     let at = |key: &str, message: String| {
         Problem::at(&recipe.document, format!("{}.{key}", plugin.path), message)
     };
+    if let Err(error) = source::bring(plugin, fetching).await {
+        let mut problem = at("plugin", error.to_string());
+        problem.help = error.line_to_write().map(|line| format!("write `{line}`"));
+        problems.push(problem);
+        return None;
+    }
     let loaded = match Loaded::load(plugin).await {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -295,5 +323,6 @@ pub fn source_name(source: &PluginSource) -> String {
     match source {
         PluginSource::Bundled(name) => format!("{name} (bundled)"),
         PluginSource::File(path) => Path::display(path).to_string(),
+        PluginSource::Remote(remote) => remote.to_string(),
     }
 }

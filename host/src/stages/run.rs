@@ -15,6 +15,7 @@ use super::{
     StageError,
     about::about,
     evaluate::{self, EvaluateError, EvaluateProgress, Subjects},
+    lock::{Lock, LockError},
     models::{BASE, Models, STUDENT, TEACHER},
     report::{self, ReportError},
     train::{self, Cancel, TrainProgress, TrainStageError, Trained},
@@ -24,7 +25,7 @@ use crate::{
     ledger::{Ledger, LedgerError, Likelihoods, RunDir, RunDirError},
     manifest::{Evaluation, Recipe},
     models::Service,
-    plugin::Loaded,
+    plugin::{Loaded, Meter, Usage},
     trainer::{TrainConfig, TrainError},
 };
 
@@ -101,6 +102,9 @@ pub enum RunError {
     /// Writing the dataset.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// Writing down what the recipe resolved to.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// Training.
     #[error(transparent)]
     Train(#[from] TrainStageError),
@@ -161,13 +165,16 @@ pub async fn run(
     watch: Watch<'_>,
 ) -> Result<Outcome, RunError> {
     let ledger = run_dir.ledger()?;
-    let outcome = run_stages(prepared, run_dir, &ledger, options, watch).await;
+    let meters = Meters::of(&prepared);
+    let outcome = run_stages(prepared, run_dir, &ledger, options, watch, &meters).await;
     if let Err(RunError::OtherRun(_)) = outcome {
         return outcome;
     }
+    let metered = meters.record(&ledger).await;
     // Of a run that stopped, too: it says how far it came.
     let reported = report::write(&ledger, run_dir.path());
     let outcome = outcome?;
+    metered?;
     reported?;
     Ok(outcome)
 }
@@ -178,6 +185,7 @@ async fn run_stages(
     ledger: &Ledger,
     options: &Options,
     mut watch: Watch<'_>,
+    meters: &Meters,
 ) -> Result<Outcome, RunError> {
     let here = Here {
         dir: run_dir.path(),
@@ -211,14 +219,19 @@ async fn run_stages(
     ] {
         ledger.set_meta(key, value.to_string()).await?;
     }
+    let mut lock = Lock::of(&prepared, Some(run_dir.path()))?;
+    lock.write(run_dir.path())?;
     let (recipe, models) = (prepared.recipe, prepared.models);
     let had = ledger.consumed()?.last().copied().unwrap_or(0);
     let mut nothing_to_do = had >= recipe.dataset.target;
     (watch.started)(Arc::downgrade(&service));
     let stages = (prepared.seeds, prepared.generator, prepared.filters);
     let generated = generate(&recipe, stages, service, options, watch.generation).await?;
+    meters.record(ledger).await?;
     let complete = generated.accepted >= recipe.dataset.target;
-    dataset::export(ledger, run_dir, &about)?;
+    let exported = dataset::export(ledger, run_dir, &about)?;
+    lock.add_dataset(&exported)?;
+    lock.write(run_dir.path())?;
     let mut trained = None;
     if let (Some(table), true) = (&recipe.trainer, complete) {
         let (done, was_there) = here
@@ -253,6 +266,33 @@ async fn run_stages(
         trained,
         evaluated,
     })
+}
+
+/// The counts of all plugins of a recipe, with place, name and version.
+struct Meters(Vec<(String, String, Meter)>);
+
+impl Meters {
+    fn of(prepared: &Prepared) -> Self {
+        let plugins = prepared.generation().chain(&prepared.evaluators);
+        let meter = |plugin: &Loaded| {
+            let place = plugin.recipe.path.clone();
+            (place, plugin.title(), plugin.meter.clone())
+        };
+        Meters(plugins.map(meter).collect())
+    }
+
+    /// Adds what was counted since the last time to the ledger.
+    async fn record(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+        for (place, title, meter) in &self.0 {
+            let usage = meter.take();
+            if usage != Usage::default() {
+                ledger
+                    .add_usage(place.clone(), title.clone(), usage)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The roles that plugins declare.

@@ -37,7 +37,7 @@ fn tight() -> Limits {
     Limits {
         memory_bytes: 64 << 20,
         compute: Duration::from_millis(500),
-        requests: None,
+        ..Limits::default()
     }
 }
 

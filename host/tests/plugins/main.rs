@@ -6,6 +6,7 @@ mod crimes;
 mod libraries;
 mod loading;
 mod outside;
+mod shapes;
 
 use std::{
     path::{Path, PathBuf},
@@ -92,7 +93,7 @@ async fn refusal(plugin: &Plugin) -> String {
     let text = error.to_string();
     match &plugin.source {
         PluginSource::File(path) => text.replace(&path.display().to_string(), "FILE"),
-        PluginSource::Bundled(_) => text,
+        PluginSource::Bundled(_) | PluginSource::Remote(_) => text,
     }
 }
 
@@ -130,6 +131,7 @@ async fn outcome(plugin: &Plugin) -> Result<Vec<Verdict>, CallError> {
 struct SlowModel {
     wait: Duration,
     asked: Mutex<Vec<String>>,
+    logged: Mutex<Vec<(Level, String)>>,
 }
 
 impl SlowModel {
@@ -137,6 +139,7 @@ impl SlowModel {
         Arc::new(SlowModel {
             wait,
             asked: Mutex::default(),
+            logged: Mutex::default(),
         })
     }
 }
@@ -187,7 +190,10 @@ impl HostCalls for SlowModel {
         NoCalls.accepted(start, count)
     }
 
-    fn log(&self, _level: Level, _message: &str) {}
+    fn log(&self, level: Level, message: &str) {
+        let mut logged = self.logged.lock().unwrap();
+        logged.push((level, message.to_owned()));
+    }
 
     fn progress(&self, _done: u64, _total: u64) {}
 }

@@ -250,7 +250,7 @@ impl Records<'_> {
                 }
                 let (mut tags, mut fields) = (String::new(), String::new());
                 let mut reads = String::from(
-                    "    pacos_read_u32(r, &value->tag);\n    switch (value->tag) {\n",
+                    "    pacos_read_tag(r, &value->tag);\n    switch (value->tag) {\n",
                 );
                 let mut writes = String::from(
                     "    pacos_write_u32(w, value->tag);\n    switch (value->tag) {\n",
@@ -278,7 +278,7 @@ impl Records<'_> {
                 line(&mut writes, "    break;");
                 line(&mut writes, "}");
                 self.text += &tags;
-                let fields = format!("    uint32_t tag;\n    union {{\n{fields}    }} as;\n");
+                let fields = format!("    uint8_t tag;\n    union {{\n{fields}    }} as;\n");
                 self.emit(&name, &def.docs, &fields, &reads, &writes);
             }
             TypeDefKind::Enum(cases) => {
@@ -291,9 +291,9 @@ impl Records<'_> {
                 let count = cases.cases.len();
                 write!(
                     self.text,
-                    "typedef uint32_t pacos_{name};\n\n\
+                    "typedef uint8_t pacos_{name};\n\n\
                      static inline void pacos_read_{name}(pacos_reader *r, pacos_{name} *value)\n{{\n    \
-                     pacos_read_u32(r, value);\n    if (*value >= {count}u)\n        pacos_fail(r);\n}}\n\n\
+                     pacos_read_tag(r, value);\n    if (*value >= {count}u)\n        pacos_fail(r);\n}}\n\n\
                      static inline void pacos_write_{name}(pacos_writer *w, pacos_{name} value)\n{{\n    \
                      pacos_write_u32(w, value);\n}}\n\n"
                 )

@@ -192,6 +192,12 @@ static inline void pacos_read_u32(pacos_reader *r, uint32_t *value)
     *value = (uint32_t)pacos_read_varint(r, UINT32_MAX);
 }
 
+/* Which case of a variant or an enumeration. A byte, as in a WASM component's memory. */
+static inline void pacos_read_tag(pacos_reader *r, uint8_t *value)
+{
+    *value = (uint8_t)pacos_read_varint(r, UINT8_MAX);
+}
+
 static inline void pacos_read_u64(pacos_reader *r, uint64_t *value)
 {
     *value = pacos_read_varint(r, UINT64_MAX);

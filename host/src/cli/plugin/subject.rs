@@ -7,7 +7,7 @@ use clap::Args;
 use pacos_plugin::{Severity, Task};
 use serde_json::Value;
 
-use super::source;
+use super::{load_plugin, source_of};
 use crate::{
     cli::Failed,
     kit::{lines, script::Replies},
@@ -38,6 +38,16 @@ pub(super) struct SubjectArgs {
 }
 
 impl SubjectArgs {
+    /// As if it had been written on a command line of its own.
+    pub(super) fn of(plugin: &str, config: Option<String>, trust_native: bool) -> Self {
+        SubjectArgs {
+            plugin: plugin.to_owned(),
+            config,
+            set: Vec::new(),
+            trust_native,
+        }
+    }
+
     /// Loads the plugin and has it look at its configuration: warnings are told, errors end it.
     pub(super) async fn load(&self) -> Result<Loaded, Failed> {
         let loaded = self.load_as_it_is().await?;
@@ -52,14 +62,14 @@ impl SubjectArgs {
 
     /// Loads another plugin under the same configuration.
     pub(super) async fn load_other(&self, plugin: &str) -> Result<Loaded, Failed> {
-        let source = source(plugin);
+        let source = source_of(plugin)?;
         let plugin = Plugin {
             native: self.trust_native
                 && matches!(&source, PluginSource::File(path) if path.extension() != Some("wasm".as_ref())),
             config: self.table()?,
             ..Plugin::alone(source)
         };
-        Loaded::load(&plugin).await.map_err(|error| {
+        load_plugin(plugin).await?.map_err(|error| {
             let here = match &error {
                 LoadError::NotComponent { found, .. } if found.contains("dynamic library") => {
                     " (here: --trust-native)"

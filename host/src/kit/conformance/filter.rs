@@ -11,8 +11,7 @@ use crate::{
         lines,
         script::{Replies, ScriptedCalls},
     },
-    plugin::{CallError, Instance, Loaded},
-    stages::check_verdicts,
+    plugin::{CallError, Instance, Loaded, check_verdicts},
 };
 
 const ANY_RECORD: Check = Check::new(

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::{LocalModel, OnProgress, Progress, SourceError, hub, sha256_of, variable};
+use crate::download;
 use crate::llama::config::{LlamaConfig, RopeScaling};
 
 /// Environment variable that names the embedded model's file.
@@ -134,7 +135,7 @@ impl Places {
             explicit: variable(PATH_VARIABLE),
             cache: cache_folder(),
             pythons: ["python3", "python"].map(PathBuf::from).to_vec(),
-            hub: !hub::is_offline(),
+            hub: hub::forbidden_by().is_none(),
         }
     }
 }
@@ -226,6 +227,13 @@ pub(super) fn fetch_from(
         tried.push(format!("the cache: {} is not there", place.display()));
     }
 
+    if download::is_forbidden() {
+        tried.push(format!(
+            "fetching: {} forbids it; `pacos model fetch` does it beforehand",
+            download::FORBIDDEN_BY
+        ));
+        return Err(unavailable(tried));
+    }
     let workspace = tempfile::Builder::new()
         .prefix(".fetch-")
         .tempdir_in(&folder)

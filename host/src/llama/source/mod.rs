@@ -1,6 +1,7 @@
 //! Where a model comes from: a folder, a GGUF file, the embedded model, or a hub.
 
 mod embedded;
+mod files;
 mod hub;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -14,7 +15,9 @@ use std::str::FromStr;
 use candle_core::DType;
 use sha2::{Digest, Sha256};
 
+pub use crate::download::Progress;
 pub use embedded::EmbeddedModel;
+pub use files::{FileIdentity, ModelFiles};
 
 use super::config::{ConfigError, LlamaConfig};
 use super::tokenizer::{Tokenizer, TokenizerError};
@@ -112,17 +115,6 @@ pub enum SourceError {
         /// Rows of the embedding matrix.
         rows: usize,
     },
-}
-
-/// What fetching and opening a model report while they work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// What is being done, for a person: "fetching …".
-    pub task: String,
-    /// Bytes done so far.
-    pub done: u64,
-    /// Bytes in all, where known.
-    pub total: Option<u64>,
 }
 
 /// Called now and then while a model is fetched.
@@ -351,19 +343,22 @@ impl Model {
     }
 }
 
+/// Files of a Hugging Face folder that are read beside the weights.
+const CONFIGURATION: [&str; 5] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+];
+
 /// sha256 of a model's files, as [`Model::identity`] defines it.
 pub fn identity(path: &Path, progress: OnProgress<'_>) -> Result<String, SourceError> {
     if !path.is_dir() {
         return sha256_of(path, progress);
     }
     let mut files = weight_files(path)?;
-    for name in [
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-    ] {
+    for name in CONFIGURATION {
         let file = path.join(name);
         if file.exists() {
             files.push(file);

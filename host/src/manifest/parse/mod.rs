@@ -145,8 +145,22 @@ fn sections(reader: &Reader<'_>, secrets: &[Secret], checks: &Checks<'_>) -> Opt
             root.example("evaluation"),
         );
     }
+    let used: Vec<&str> = roles.names.values().map(String::as_str).collect();
     if budget.usd.is_some() {
-        require_prices(reader, &models, &roles.names);
+        require_prices(reader, &models, &used, "[budget]", "usd");
+    }
+    let stages = generator.iter().map(|generator| &generator.plugin);
+    let stages = stages.chain(&filters);
+    for plugin in stages.chain(&evaluators) {
+        if plugin.limits.usd.is_some() {
+            let granted = plugin.grant.iter();
+            let used: Vec<&str> = granted
+                .filter_map(|capability| capability.strip_prefix("models:"))
+                .filter_map(|role| Some(roles.names.get(role)?.as_str()))
+                .collect();
+            let table = format!("[{}]", plugin.path);
+            require_prices(reader, &models, &used, &table, "limits.usd");
+        }
     }
 
     Some(Recipe {
@@ -284,22 +298,25 @@ fn budget(table: &Table<'_>) -> Budget {
 fn require_prices(
     reader: &Reader<'_>,
     models: &BTreeMap<String, Model>,
-    roles: &BTreeMap<String, String>,
+    used: &[&str],
+    table: &str,
+    key: &str,
 ) {
     for model in models.values() {
-        let used = roles.values().any(|name| *name == model.name);
+        let used = used.contains(&model.name.as_str());
         let paid = matches!(model.provider, Provider::OpenAi(_));
         let path = format!("models.{}", model.name);
         let unpriced = reader.document.locate(&format!("{path}.price")).is_none();
         if used && paid && unpriced {
             let message = format!(
-                "`[budget]` limits `usd`, but the price of the model `{}` is unknown",
+                "`{table}` limits `{key}`, but the price of the model `{}` is unknown",
                 model.name
             );
             let help = format!(
                 "write {} under `[{path}]`, in US dollars for a million tokens (0 for a server \
-                 of your own); or limit `tokens` instead of `usd`",
-                models::PRICE_EXAMPLE
+                 of your own); or limit `{}` instead of `{key}`",
+                models::PRICE_EXAMPLE,
+                key.replace("usd", "tokens"),
             );
             reader.report(Problem::at(reader.document, path, message).help(help));
         }

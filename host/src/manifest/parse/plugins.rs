@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{choice, existing_file, models::Roles};
 use crate::manifest::{
-    Generator, Limits, Plugin, PluginSource,
+    Generator, Limits, Plugin, PluginSource, Remote, RemoteError,
     reader::{Key, Table, Zero, key, long_key},
     suggest::nearest,
 };
@@ -86,8 +86,13 @@ const CONFIG: Key = long_key(
 
 const LIMIT: &[Key] = &[
     key("memory_mb", "512"),
+    key("all_memory_mb", "2048"),
     key("compute_seconds", "30"),
+    key("output_mb", "128"),
+    key("table_elements", "100000"),
     key("requests", "1000"),
+    key("tokens", "1000000"),
+    key("usd", "5.0"),
 ];
 
 pub(super) fn generator(root: &Table<'_>, roles: &Roles) -> Option<Generator> {
@@ -145,6 +150,15 @@ fn plugin(table: &Table<'_>, stage: Stage, roles: &Roles, trained: bool) -> Opti
 }
 
 fn source(table: &Table<'_>, stage: Stage, written: &str) -> Option<PluginSource> {
+    if Remote::is_meant(written) {
+        return match written.parse() {
+            Ok(remote) => Some(PluginSource::Remote(remote)),
+            Err(RemoteError { found, help }) => {
+                table.problem("plugin", found, help);
+                None
+            }
+        };
+    }
     if !is_file(written) {
         return bundled(table, stage, written);
     }
@@ -203,17 +217,19 @@ fn names(stage: Stage) -> impl Iterator<Item = &'static str> + Clone {
         .map(|(name, _)| *name)
 }
 
-/// Bundled plugins have bare names; everything else is a path.
+/// Bundled plugins have bare names; what is no bare name is a path.
 fn is_file(written: &str) -> bool {
     written.contains(['/', '\\', '.'])
 }
 
+/// Libraries are files of this machine: nothing else is loaded as one.
 fn is_library(written: &str) -> bool {
-    LIBRARIES.iter().any(|end| {
+    let ends = |end: &&str| {
         written
             .strip_suffix(end)
             .is_some_and(|rest| rest.ends_with('.'))
-    })
+    };
+    !Remote::is_meant(written) && LIBRARIES.iter().any(|end| ends(&end))
 }
 
 fn sha256(table: &Table<'_>) -> Option<String> {
@@ -320,7 +336,12 @@ fn grant(table: &Table<'_>, stage: Stage, roles: &Roles, trained: bool) -> Vec<S
 fn limits(table: &Table<'_>, native: bool) -> Limits {
     table.refuse_unknown();
     let default = Limits::default();
-    for name in ["memory_mb", "compute_seconds"] {
+    for name in [
+        "memory_mb",
+        "compute_seconds",
+        "output_mb",
+        "table_elements",
+    ] {
         if native && table.has(name) {
             let message = format!("`{name}` cannot be kept for a dynamic library");
             let help = format!("take `{name}` out, or use a component (.wasm)");
@@ -329,6 +350,11 @@ fn limits(table: &Table<'_>, native: bool) -> Limits {
     }
     // A component's addresses have 32 bits.
     let memory = table.whole("memory_mb", 1, 4096);
+    let all_memory = table.whole("all_memory_mb", 1, 1 << 20);
+    let output = table.whole("output_mb", 1, 4096);
+    let elements = table.whole("table_elements", 1, 10_000_000);
+    let bytes = |mb: Option<u64>| mb.and_then(|mb| usize::try_from(mb << 20).ok());
+    let most = i64::MAX.unsigned_abs();
     let compute = table.number("compute_seconds", Zero::Refused);
     let compute = compute.and_then(|seconds| {
         let compute = Duration::try_from_secs_f64(seconds).ok();
@@ -338,10 +364,15 @@ fn limits(table: &Table<'_>, native: bool) -> Limits {
         compute
     });
     Limits {
-        memory_bytes: memory
-            .and_then(|mb| usize::try_from(mb << 20).ok())
-            .unwrap_or(default.memory_bytes),
+        memory_bytes: bytes(memory).unwrap_or(default.memory_bytes),
+        all_memory_bytes: bytes(all_memory).unwrap_or(default.all_memory_bytes),
         compute: compute.unwrap_or(default.compute),
-        requests: table.whole("requests", 1, i64::MAX.unsigned_abs()),
+        output_bytes: bytes(output).unwrap_or(default.output_bytes),
+        table_elements: elements
+            .and_then(|elements| usize::try_from(elements).ok())
+            .unwrap_or(default.table_elements),
+        requests: table.whole("requests", 1, most),
+        tokens: table.whole("tokens", 1, most),
+        usd: table.number("usd", Zero::Refused),
     }
 }

@@ -2,13 +2,11 @@
 
 use wasmtime::ResourceLimiter;
 
-/// Elements of all tables of an instance.
-const TABLE_ELEMENTS: usize = 100_000;
-
 /// Counts what an instance has taken: all its memories together, all its tables together.
 pub(super) struct Bounds {
     memory_limit: usize,
     memory: usize,
+    table_limit: usize,
     table_elements: usize,
 }
 
@@ -17,17 +15,23 @@ pub(super) struct Bounds {
 pub(super) enum OutOfBounds {
     #[error("it wanted more memory than its {} MiB", .0 >> 20)]
     Memory(usize),
-    #[error("it wanted more than {TABLE_ELEMENTS} table elements")]
-    Table,
+    #[error("it wanted more than {0} table elements")]
+    Table(usize),
 }
 
 impl Bounds {
-    pub(super) fn new(memory_limit: usize) -> Self {
+    pub(super) fn new(memory_limit: usize, table_limit: usize) -> Self {
         Bounds {
             memory_limit,
             memory: 0,
+            table_limit,
             table_elements: 0,
         }
+    }
+
+    /// Bytes that the guest has taken so far; a memory never shrinks.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
     }
 }
 
@@ -56,8 +60,8 @@ impl ResourceLimiter for Bounds {
         let elements = self
             .table_elements
             .saturating_add(desired.saturating_sub(current));
-        if elements > TABLE_ELEMENTS {
-            return Err(OutOfBounds::Table.into());
+        if elements > self.table_limit {
+            return Err(OutOfBounds::Table(self.table_limit).into());
         }
         self.table_elements = elements;
         Ok(true)

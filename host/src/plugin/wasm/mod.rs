@@ -1,9 +1,13 @@
 //! Plugins as WASM components, on wasmtime.
 
+mod backtrace;
 mod bindings;
 mod bounds;
+mod compiled;
 mod convert;
+mod denied;
 mod imports;
+mod said;
 mod time;
 
 use std::{
@@ -13,11 +17,17 @@ use std::{
 
 use pacos_plugin as plain;
 use wasmtime::{
-    Config, Engine, Store, Trap, UpdateDeadline,
+    Config, Engine, Store, Trap, UpdateDeadline, WasmBacktraceDetails,
     component::{Component, HasSelf, Linker, ResourceTable},
 };
 use wasmtime_wasi::{
-    WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p2::bindings::clocks::monotonic_clock,
+    I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+    p2::bindings::{
+        cli::environment,
+        clocks::monotonic_clock,
+        filesystem::preopens,
+        sockets::{tcp_create_socket, udp_create_socket},
+    },
     random::Deterministic,
 };
 
@@ -29,7 +39,10 @@ use self::{
         guest::pacos::plugin::{accepted, log, models},
     },
     bounds::{Bounds, OutOfBounds},
+    compiled::CompiledComponents,
     convert::all,
+    denied::{Denied, HasDenied, Sought},
+    said::Said,
     time::{ComputeClock, HasSleepless, Sleepless, StoppedTime},
 };
 use super::{CallError, HostCalls, LoadError, NoCalls, Stage};
@@ -38,11 +51,6 @@ use crate::{manifest::Limits, models::BoxFuture};
 /// How often a running guest looks at its clock. A guest yields to its siblings as often.
 const TICK: Duration = Duration::from_millis(10);
 
-/// The most bytes that one call may hand to the host: texts, lists, and what they cost in the
-/// host's memory. A guest can name one piece of its memory many times over, so its memory limit
-/// does not bound this.
-const OUTPUT_BYTES: usize = 128 << 20;
-
 /// One engine a process: compiled code is shared, and one thread ticks for all.
 fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
@@ -50,7 +58,10 @@ fn engine() -> &'static Engine {
         let mut config = Config::new();
         // Calls suspend a guest on its own stack; the component model's own async is not used,
         // and costs on every call where it is on.
-        config.epoch_interruption(true).concurrency_support(false);
+        config
+            .epoch_interruption(true)
+            .concurrency_support(false)
+            .wasm_backtrace_details(WasmBacktraceDetails::Enable);
         let engine = Engine::new(&config).expect("the configuration holds for every machine");
         let ticker = engine.weak();
         std::thread::Builder::new()
@@ -75,6 +86,11 @@ pub(super) struct State {
     pub(super) calls: Arc<dyn HostCalls>,
     /// What the guest logged last as an error in the call under way. A panic's message comes so.
     pub(super) last_error: Option<String>,
+    stdout: Said,
+    stderr: Said,
+    /// Whether a unit, a batch or an item is under way, and not the guest's own beginning.
+    working: bool,
+    sought: Sought,
     clock: ComputeClock,
 }
 
@@ -110,10 +126,44 @@ enum Exports {
     Evaluator(EvaluatorPlugin),
 }
 
+/// What every component may import: a closed WASI, and the host's side of the contract.
+fn linker() -> wasmtime::Result<&'static Linker<State>> {
+    static LINKER: OnceLock<Linker<State>> = OnceLock::new();
+    if let Some(linker) = LINKER.get() {
+        return Ok(linker);
+    }
+    let mut linker = Linker::<State>::new(engine());
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    linker.allow_shadowing(true);
+    monotonic_clock::add_to_linker::<_, HasSleepless>(&mut linker, |state: &mut State| {
+        Sleepless(&mut state.table)
+    })?;
+    environment::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
+    preopens::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
+    tcp_create_socket::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
+    udp_create_socket::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
+    linker.allow_shadowing(false);
+    models::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    accepted::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    Ok(LINKER.get_or_init(|| linker))
+}
+
+/// Compiles a component, or finds what was compiled on an earlier start.
+fn compile(sha256: &str, bytes: &[u8]) -> wasmtime::Result<Component> {
+    static COMPILED: OnceLock<Option<CompiledComponents>> = OnceLock::new();
+    match COMPILED.get_or_init(CompiledComponents::open) {
+        Some(compiled) => compiled.component(engine(), sha256, bytes),
+        None => Component::new(engine(), bytes),
+    }
+}
+
 impl WasmPlugin {
-    /// Compiles and links a component whose contract has been read already.
+    /// Compiles and links a component whose contract has been read already. `sha256` is that of
+    /// `bytes`.
     pub(super) fn load(
         name: &str,
+        sha256: &str,
         bytes: &[u8],
         stage: Stage,
         limits: Limits,
@@ -122,18 +172,8 @@ impl WasmPlugin {
             name: name.to_owned(),
             message: format!("{error:#}"),
         };
-        let component = Component::new(engine(), bytes).map_err(failed)?;
-        let mut linker = Linker::<State>::new(engine());
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(failed)?;
-        linker.allow_shadowing(true);
-        monotonic_clock::add_to_linker::<_, HasSleepless>(&mut linker, |state: &mut State| {
-            Sleepless(&mut state.table)
-        })
-        .map_err(failed)?;
-        linker.allow_shadowing(false);
-        models::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(failed)?;
-        log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(failed)?;
-        accepted::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(failed)?;
+        let component = compile(sha256, bytes).map_err(failed)?;
+        let linker = linker().map_err(failed)?;
         let pre = linker.instantiate_pre(&component).map_err(failed)?;
         let pre = match stage {
             Stage::Generator => GeneratorPluginPre::new(pre).map(Pre::Generator),
@@ -147,8 +187,12 @@ impl WasmPlugin {
     /// Makes an instance in a store of its own.
     pub(super) async fn instantiate(&self) -> Result<WasmInstance, CallError> {
         let clock = ComputeClock::new(self.limits.compute);
+        let stdout = Said::new(plain::Level::Info);
+        let stderr = Said::new(plain::Level::Warn);
         let state = State {
             wasi: WasiCtxBuilder::new()
+                .stdout(stdout.clone())
+                .stderr(stderr.clone())
                 .wall_clock(StoppedTime)
                 .monotonic_clock(StoppedTime)
                 .secure_random(Deterministic::new(b"pacos".to_vec()))
@@ -156,9 +200,13 @@ impl WasmPlugin {
                 .insecure_random_seed(0)
                 .build(),
             table: ResourceTable::new(),
-            bounds: Bounds::new(self.limits.memory_bytes),
+            bounds: Bounds::new(self.limits.memory_bytes, self.limits.table_elements),
             calls: Arc::new(NoCalls),
             last_error: None,
+            stdout,
+            stderr,
+            working: false,
+            sought: Sought::new(),
             clock: clock.clone(),
         };
         let mut store = Store::new(engine(), state);
@@ -168,7 +216,9 @@ impl WasmPlugin {
             Some(limit) => Err(OutOfTime(limit).into()),
             None => Ok(UpdateDeadline::Yield(1)),
         });
-        store.set_hostcall_fuel(OUTPUT_BYTES);
+        // Texts, lists, and what they cost in the host's memory. A guest can name one piece of its
+        // memory many times over, so its memory limit does not bound this.
+        store.set_hostcall_fuel(self.limits.output_bytes);
         let exports = clock
             .count(async {
                 match &self.pre {
@@ -203,7 +253,7 @@ pub(super) struct WasmInstance {
 }
 
 /// Longest part of a guest's own words in a message, in characters.
-const MOST_LAST_WORDS: usize = 500;
+const MOST_LAST_WORDS: usize = 1000;
 
 /// Reads what a trap was caused by.
 fn broken(store: &Store<State>, error: &wasmtime::Error) -> CallError {
@@ -214,43 +264,61 @@ fn broken(store: &Store<State>, error: &wasmtime::Error) -> CallError {
         return CallError::Stopped(stop.0.clone());
     }
     if let Some(out) = error.downcast_ref::<OutOfBounds>() {
-        return CallError::Trap(out.to_string());
+        return CallError::Trap(out.to_string() + &backtrace::places(error));
     }
     let cause = error.root_cause().to_string();
     // Wasmtime's type for this is private.
     if cause.contains("fuel allocated for hostcalls has been exhausted") {
         return CallError::Invalid(format!(
             "it hands over more than {} MiB in one call",
-            OUTPUT_BYTES >> 20
+            store.hostcall_fuel() >> 20
         ));
     }
-    // The frames that wasmtime adds as context are numbers to a user.
-    CallError::Trap(match error.downcast_ref() {
-        Some(Trap::UnreachableCodeReached) => last_words(store.data().last_error.as_deref()),
+    if error.is::<I32Exit>() {
+        return CallError::Trap(last_words(store.data()));
+    }
+    if !error.is::<Trap>() {
+        // The guest's code did nothing wrong; what it handed over cannot be read: a text that is
+        // no UTF-8, a list that reaches beyond its memory.
+        return CallError::Invalid(cause);
+    }
+    let message = match error.downcast_ref() {
+        Some(Trap::UnreachableCodeReached) => last_words(store.data()),
         Some(Trap::StackOverflow) => "it ran out of stack".to_owned(),
         Some(Trap::MemoryOutOfBounds) => {
             "it reached outside its memory, as a stack that is too deep does".to_owned()
         }
         _ => cause,
-    })
+    };
+    CallError::Trap(message + &backtrace::places(error))
 }
 
-/// Why a guest gave up, as far as it said.
-fn last_words(error: Option<&str>) -> String {
-    let words = error.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
-    let Some(mut words) = words.filter(|text| !text.is_empty()) else {
-        return "it panicked or aborted".to_owned();
-    };
+/// Why a guest gave up, as far as it said: by its log (as pacos-plugin's panic hook does), or on
+/// its standard error.
+fn last_words(state: &State) -> String {
+    let logged = state.last_error.as_deref().map(bounded).unwrap_or_default();
+    if logged.starts_with("panicked at ") {
+        return format!("it {}", one_line(&logged));
+    }
+    let written = state.stderr.last_lines();
+    match (logged.is_empty(), written.is_empty()) {
+        (false, _) => format!("it panicked or aborted; its last error was: {logged}"),
+        (true, false) => format!("it gave up, and wrote:\n    {}", written.join("\n    ")),
+        (true, true) => "it panicked or aborted".to_owned(),
+    }
+}
+
+fn bounded(text: &str) -> String {
+    let mut words = text.trim().to_owned();
     if let Some((end, _)) = words.char_indices().nth(MOST_LAST_WORDS) {
         words.truncate(end);
         words.push('…');
     }
-    // As pacos-plugin's panic hook begins.
-    if words.starts_with("panicked at ") {
-        format!("it {words}")
-    } else {
-        format!("it panicked or aborted; its last error was: {words}")
-    }
+    words
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// An answer of wasmtime and of the plugin, made one.
@@ -289,10 +357,20 @@ macro_rules! in_every_world {
 impl WasmInstance {
     fn begin(&mut self, calls: Arc<dyn HostCalls>, patience: u32) -> ComputeClock {
         let state = self.store.data_mut();
+        for stream in [&state.stdout, &state.stderr] {
+            stream.begin(calls.clone());
+        }
         state.calls = calls;
         state.last_error = None;
+        state.working = false;
         state.clock.reset(self.compute * patience);
         state.clock.clone()
+    }
+
+    fn begin_work(&mut self, calls: Arc<dyn HostCalls>, patience: u32) -> ComputeClock {
+        let clock = self.begin(calls, patience);
+        self.store.data_mut().working = true;
+        clock
     }
 
     fn wrong_stage() -> CallError {
@@ -352,7 +430,7 @@ impl super::Instance for WasmInstance {
         calls: Arc<dyn HostCalls>,
         patience: u32,
     ) -> BoxFuture<'_, Result<plain::Proposals, CallError>> {
-        let clock = self.begin(calls, patience);
+        let clock = self.begin_work(calls, patience);
         Box::pin(clock.count(async move {
             let Exports::Generator(exports) = &self.exports else {
                 return Err(Self::wrong_stage());
@@ -381,7 +459,7 @@ impl super::Instance for WasmInstance {
         calls: Arc<dyn HostCalls>,
         patience: u32,
     ) -> BoxFuture<'_, Result<Vec<plain::Verdict>, CallError>> {
-        let clock = self.begin(calls, patience);
+        let clock = self.begin_work(calls, patience);
         Box::pin(clock.count(async move {
             let Exports::Filter(exports) = &self.exports else {
                 return Err(Self::wrong_stage());
@@ -398,7 +476,7 @@ impl super::Instance for WasmInstance {
         calls: Arc<dyn HostCalls>,
         patience: u32,
     ) -> BoxFuture<'_, Result<Vec<plain::Judgement>, CallError>> {
-        let clock = self.begin(calls, patience);
+        let clock = self.begin_work(calls, patience);
         Box::pin(clock.count(async move {
             let Exports::Evaluator(exports) = &self.exports else {
                 return Err(Self::wrong_stage());
@@ -427,6 +505,11 @@ impl super::Instance for WasmInstance {
                 .await;
             answer(&self.store, metrics.map(|metrics| metrics.map(List)))
         }))
+    }
+
+    fn reading(&self) -> (Option<Duration>, u64) {
+        let state = self.store.data();
+        (Some(state.clock.spent()), state.bounds.memory() as u64)
     }
 }
 

@@ -49,6 +49,11 @@ impl ComputeClock {
         (reading.spent + running.unwrap_or_default() > reading.limit).then_some(reading.limit)
     }
 
+    /// What the call has computed.
+    pub(super) fn spent(&self) -> Duration {
+        self.read().spent
+    }
+
     /// Runs a guest's call with the clock: what happens between two polls is not counted.
     pub(super) async fn count<T>(self, call: impl Future<Output = T>) -> T {
         let mut call = pin!(call);

@@ -50,6 +50,18 @@ impl Generator for HostileGenerator {
             Crime::NotDeterministic => format!("Unit {} asks, call {}", unit.index, self.done),
             _ => format!("Unit {} asks", unit.index),
         };
+        match self.config.crime {
+            Crime::ManyRequests => {
+                let requests = vec![Request::completion(prompt.clone()); self.config.requests];
+                host.complete_many("teacher", &requests)?;
+            }
+            Crime::Spends => {
+                for n in 0..self.config.requests {
+                    host.complete("teacher", &Request::completion(format!("{prompt} {n}")))?;
+                }
+            }
+            _ => {}
+        }
         let reply = host.complete("teacher", &Request::completion(prompt))?;
         // After the reply is paid for: the crimes that cost most to forget.
         let told = self.config.crime.commit(host);

@@ -12,6 +12,8 @@ pub struct Config {
     pub crime: Crime,
     /// How much `huge-output` and `amplified-output` give back, in MiB.
     pub megabytes: usize,
+    /// How many requests `many-requests` and `spends` make in one unit.
+    pub requests: usize,
 }
 
 impl Default for Config {
@@ -19,6 +21,7 @@ impl Default for Config {
         Config {
             crime: Crime::Honest,
             megabytes: 1024,
+            requests: 20,
         }
     }
 }
@@ -49,6 +52,10 @@ pub enum Crime {
     NotDeterministic,
     /// Asks the role `teacher`, declared or not, and gives back the reply.
     AsksTeacher,
+    /// Generators: makes all its requests of the role `teacher` in one call.
+    ManyRequests,
+    /// Generators: makes its requests one after another.
+    Spends,
     /// Gives back the time of day.
     ReadsClock,
     /// Gives back a random number.

@@ -21,6 +21,7 @@ use self::{
     transfer::{Client, Failed},
 };
 use super::{LocalModel, OnProgress, Progress, SourceError};
+use crate::download;
 
 /// The branch that is meant where none is named.
 const MAIN: &str = "main";
@@ -50,14 +51,14 @@ pub(super) fn fetch_model(
     };
     let cached = cache.snapshot(asked).filter(|folder| is_whole(folder));
     if let Some(folder) = &cached
-        && (cache::is_commit(asked) || is_offline())
+        && (cache::is_commit(asked) || forbidden_by().is_some())
     {
         return Ok(found(folder.clone()));
     }
-    if is_offline() {
+    if let Some(order) = forbidden_by() {
         return Err(failed(format!(
-            "HF_HUB_OFFLINE forbids asking the hub, and {} holds no whole copy of it; unset the \
-             variable, or name the path of a folder",
+            "{order} forbids asking the hub, and {} holds no whole copy of it; fetch it beforehand \
+             with `pacos model fetch`, or name the path of a folder",
             cache.root().display()
         )));
     }
@@ -89,8 +90,8 @@ pub(super) fn fetch_config(
         repository: repository.to_owned(),
         reason,
     };
-    if is_offline() {
-        return Err(failed("HF_HUB_OFFLINE forbids asking the hub".into()));
+    if let Some(order) = forbidden_by() {
+        return Err(failed(format!("{order} forbids asking the hub")));
     }
     let cache = Cache::of(repository).map_err(failed)?;
     let asked = revision.unwrap_or(MAIN);
@@ -255,13 +256,10 @@ fn shards(index: &Path) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// Whether `HF_HUB_OFFLINE` is set.
-pub(super) fn is_offline() -> bool {
-    let set = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
-    matches!(
-        set.to_ascii_uppercase().as_str(),
-        "1" | "ON" | "YES" | "TRUE"
-    )
+/// What forbids asking the hub, if anything does.
+pub(super) fn forbidden_by() -> Option<&'static str> {
+    let here = download::is_on("HF_HUB_OFFLINE").then_some("HF_HUB_OFFLINE");
+    here.or_else(|| download::is_forbidden().then_some(download::FORBIDDEN_BY))
 }
 
 /// Runs `work` on a thread of its own, as its runtime cannot live inside another's, and hands on

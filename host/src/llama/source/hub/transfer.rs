@@ -3,10 +3,9 @@
 use std::{
     env,
     error::Error,
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    fs::{self, OpenOptions},
+    io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use reqwest::{
@@ -17,22 +16,9 @@ use reqwest::{
     },
     redirect::Policy,
 };
-use sha2::{Digest, Sha256};
 
 use super::{Progress, cache};
-use crate::llama::source::hexadecimal;
-
-/// A connection that is not made in this time is not made.
-const CONNECT: Duration = Duration::from_secs(20);
-
-/// Longest silence in the middle of a file.
-const SILENCE: Duration = Duration::from_secs(60);
-
-/// Times that a file is asked for before the command gives up; what came stays for the next one.
-const TRIES: u32 = 5;
-
-/// Times the number of the try, before the next.
-const PAUSE: Duration = Duration::from_millis(200);
+use crate::download::{self, Interrupted, TRIES, client, reason, sha256_of};
 
 /// Why something did not come from the hub.
 #[derive(Debug, thiserror::Error)]
@@ -118,28 +104,16 @@ impl Client {
         if url.cannot_be_a_base() || !matches!(url.scheme(), "http" | "https") {
             return Err(wrong("it does not begin with https:// or http://".into()));
         }
-        let client = |policy| {
-            let mut builder = reqwest::Client::builder()
-                .user_agent(concat!("pacos/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(CONNECT)
-                .read_timeout(SILENCE)
-                .redirect(policy);
-            if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
-                // A proxy's own loopback is not this machine's.
-                builder = builder.no_proxy();
-            }
-            builder.build()
-        };
         let started = |error: &dyn Error| {
-            Failed::Refused(format!("the HTTP client does not start: {}", chain(error)))
+            Failed::Refused(format!("the HTTP client does not start: {}", reason(error)))
         };
         Ok(Client {
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .map_err(|error| started(&error))?,
-            following: client(Policy::default()).map_err(|error| started(&error))?,
-            staying: client(Policy::none()).map_err(|error| started(&error))?,
+            following: client(&url, Policy::default()).map_err(|error| started(&error))?,
+            staying: client(&url, Policy::none()).map_err(|error| started(&error))?,
             token: token()?,
             endpoint: url,
         })
@@ -246,7 +220,7 @@ impl Client {
         };
         let mut last = None;
         for attempt in 0..TRIES {
-            std::thread::sleep(PAUSE * attempt);
+            std::thread::sleep(download::pause(attempt));
             match self.continue_file(&url, revision, head, part, &mut tell) {
                 Ok(()) => return self.check(file, head, part),
                 Err(failed @ Failed::Silent(_)) => last = Some(failed),
@@ -297,17 +271,13 @@ impl Client {
                 }
                 status => return Err(self.refusal(status, answer.headers(), revision)),
             }
-            let mut told = Instant::now();
-            tell(have);
-            while let Some(bytes) = answer.chunk().await.map_err(|e| self.unheard(&e))? {
-                out.write_all(&bytes).map_err(disk)?;
-                have += bytes.len() as u64;
-                if told.elapsed() > Duration::from_millis(100) {
-                    told = Instant::now();
-                    tell(have);
-                }
-            }
-            tell(have);
+            download::receive(&mut answer, &mut out, &mut have, u64::MAX, tell)
+                .await
+                .map_err(|interrupted| match interrupted {
+                    Interrupted::Cut(error) => self.unheard(&error),
+                    Interrupted::Disk(source) => disk(source),
+                    Interrupted::TooLarge => unreachable!("no file is as large as the limit"),
+                })?;
             match head.size {
                 Some(size) if have < size => Err(Failed::Silent(format!(
                     "the connection was closed after {have} of {size} bytes"
@@ -370,7 +340,7 @@ impl Client {
             "{} does not answer ({}); check the network and HF_ENDPOINT, or download the \
              repository elsewhere and name the folder's path",
             self.shown(),
-            chain(error)
+            reason(error)
         ))
     }
 
@@ -454,27 +424,4 @@ fn begins_at(answer: &Response) -> Option<u64> {
     let range = answer.headers().get(CONTENT_RANGE)?.to_str().ok()?;
     let (begin, _) = range.strip_prefix("bytes ")?.split_once('-')?;
     begin.parse().ok()
-}
-
-fn sha256_of(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hexadecimal(&hash.finalize())),
-            read => hash.update(&buffer[..read]),
-        }
-    }
-}
-
-/// The innermost reasons: the outer ones say only that a request failed.
-fn chain(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        words = error.to_string();
-        next = error.source();
-    }
-    words
 }
