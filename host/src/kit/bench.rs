@@ -62,6 +62,15 @@ impl Spread {
     }
 }
 
+/// Bytes that a plugin takes to work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Linear memory of one instance of a component, at its highest.
+    OfInstance(u64),
+    /// By how much the resident memory of this process grew: all that is known of a library.
+    OfProcess(u64),
+}
+
 /// What was measured of one plugin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
@@ -71,9 +80,8 @@ pub struct Measured {
     pub record: Spread,
     /// Seconds a record of every round, in the order in which they were run.
     pub rounds: Vec<f64>,
-    /// Resident memory of this process after the work, less that before it, in bytes; where the
-    /// system tells.
-    pub memory: Option<u64>,
+    /// Memory of the work, where it is known.
+    pub memory: Option<Memory>,
 }
 
 /// The rounds of the second plugin by those of the first, run in turn.
@@ -90,9 +98,8 @@ pub fn record_bytes(work: Work) -> usize {
     (0..work.records).map(task).map(bytes).sum::<usize>() / work.records.max(1)
 }
 
-/// Resident memory of this process.
-#[must_use]
-pub fn resident() -> Option<u64> {
+/// Resident memory of this process, where the system tells.
+fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
@@ -116,8 +123,11 @@ pub async fn measure(
         instances.push(instance_seconds(plugin, seeds, work.rounds).await?);
         // The round that is not counted.
         round(plugin, seeds, work).await?;
-        let pair = resident().zip(before);
-        memory.push(pair.map(|(after, before)| after.saturating_sub(before)));
+        let grown = resident().zip(before);
+        memory.push(match plugin.meter.take().memory {
+            0 => grown.map(|(after, before)| Memory::OfProcess(after.saturating_sub(before))),
+            bytes => Some(Memory::OfInstance(bytes)),
+        });
     }
     for number in 0..work.rounds {
         for place in 0..plugins.len() {
