@@ -208,6 +208,26 @@ fn another_judge_is_another_run_that_trains_and_asks_nothing_twice() {
         "the student was trained again"
     );
     assert_eq!(query(&fork, "SELECT count(*) FROM training"), 3);
+    // So was what the generator and the filters made of it, with who asked what.
+    for (view, condition) in [
+        ("units", "surplus = 0"),
+        ("verdicts", "1"),
+        (
+            "requests",
+            "stage = 'generator' AND CAST(place AS INTEGER) IN (SELECT unit FROM units WHERE surplus = 0)",
+        ),
+    ] {
+        let count = |dir: &Path| {
+            query(
+                dir,
+                &format!("SELECT count(*) FROM {view} WHERE {condition}"),
+            )
+        };
+        assert_eq!(count(&dir), count(&fork), "{view}");
+        assert!(count(&fork) > 0, "{view}");
+    }
+    let generated = "SELECT count(*) FROM attempts WHERE stage = 'generator'";
+    assert_eq!(query(&fork, generated), 0);
     let more = bench.server.requests().split_off(asked);
     assert!(
         more.iter()

@@ -9,6 +9,7 @@ mod evaluation;
 mod meta;
 mod requests;
 mod run_dir;
+mod takeover;
 mod training;
 mod usage;
 mod writer;

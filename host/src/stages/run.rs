@@ -209,7 +209,10 @@ async fn run_stages(
     }
     here.check_later_stages(&prepared, &tasks)?;
     if let Some(other) = here.reuse {
-        ledger.import_replies(&other.join("ledger.sqlite")).await?;
+        let other = other.join("ledger.sqlite");
+        ledger.import_replies(&other).await?;
+        let target = prepared.recipe.dataset.target;
+        ledger.import_generation(&other, target).await?;
     }
     let about = about(&prepared, &service);
     for (key, value) in [

@@ -1,0 +1,94 @@
+//! What one run takes over from another.
+
+use std::path::Path;
+
+use rusqlite::{Connection, params_from_iter, types::Value};
+
+use super::{
+    Ledger, LedgerError,
+    column::{int, uint},
+};
+
+/// What belongs to the units before number `?1`, in an order in which it can be written.
+const GENERATION: [(&str, &str); 8] = [
+    (
+        "request_",
+        "key IN (SELECT key FROM call_ WHERE (stage = 'generator' OR stage LIKE 'filters.%')
+                 AND CAST(place AS INTEGER) < ?1)",
+    ),
+    (
+        "call_",
+        "(stage = 'generator' OR stage LIKE 'filters.%') AND CAST(place AS INTEGER) < ?1",
+    ),
+    ("unit_", "unit < ?1"),
+    ("candidate_", "unit < ?1"),
+    ("reject_", "unit < ?1"),
+    ("verdict_", "unit < ?1"),
+    ("consumed_", "unit < ?1"),
+    ("example_", "unit < ?1"),
+];
+
+impl Ledger {
+    /// Takes over what another run generated, for a run whose generation has the same
+    /// fingerprint: its units in order, up to the one that reaches `target`. Nothing of it costs
+    /// anything here. Does nothing where this run has units of its own, or the other run
+    /// generated otherwise.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
+    pub async fn import_generation(&self, other: &Path, target: u64) -> Result<(), LedgerError> {
+        if !self.consumed()?.is_empty() {
+            return Ok(());
+        }
+        let fingerprint = self.meta("fingerprint")?;
+        let rows = {
+            let other = super::open_reader(other)?;
+            let read = |c: &Connection| -> rusqlite::Result<Vec<(String, Vec<Value>)>> {
+                let theirs: Option<String> = c.query_row(
+                    "SELECT max(value) FROM meta_ WHERE key = 'fingerprint'",
+                    [],
+                    |r| r.get(0),
+                )?;
+                if theirs.is_none() || theirs != fingerprint {
+                    return Ok(Vec::new());
+                }
+                let units = units(c, target)?;
+                let mut rows = Vec::new();
+                for (table, condition) in GENERATION {
+                    let mut select =
+                        c.prepare(&format!("SELECT * FROM {table} WHERE {condition}"))?;
+                    let columns = select.column_count();
+                    let places = vec!["?"; columns].join(", ");
+                    // Replies may be here already.
+                    let insert = format!("INSERT OR IGNORE INTO {table} VALUES ({places})");
+                    let mut found = select.query([int(units)])?;
+                    while let Some(row) = found.next()? {
+                        let values = (0..columns).map(|column| row.get(column));
+                        rows.push((insert.clone(), values.collect::<Result<_, _>>()?));
+                    }
+                }
+                Ok(rows)
+            };
+            read(&other).map_err(LedgerError::sqlite("reading what the other run generated"))?
+        };
+        self.write("taking over what was generated", move |c| {
+            for (insert, values) in rows {
+                c.prepare_cached(&insert)?
+                    .execute(params_from_iter(values))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// How many units from the first on lead to `target` examples, or as far as they go.
+fn units(c: &Connection, target: u64) -> rusqlite::Result<u64> {
+    let mut consumed = c.prepare("SELECT accepted FROM consumed_ ORDER BY unit")?;
+    let mut totals = consumed.query_map([], |r| r.get(0).map(uint))?;
+    let (mut units, mut total) = (0, 0);
+    while total < target
+        && let Some(next) = totals.next()
+    {
+        (units, total) = (units + 1, next?);
+    }
+    Ok(units)
+}
