@@ -112,6 +112,36 @@ fn javascript_projects_build_and_pass() {
     }
 }
 
+/// What `test` prints of a filter in which `line` is another.
+fn tested_with(language: &str, file: &str, line: &str, other: &str) -> String {
+    let folder = folder();
+    new(folder.path(), "short", "filter", language);
+    let source = folder.path().join("short/src").join(file);
+    let text = fs::read_to_string(&source).unwrap();
+    assert!(text.contains(line), "{text}");
+    fs::write(&source, text.replace(line, other)).unwrap();
+    let output = pacos(folder.path(), &["test", "short"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn an_exception_reaches_the_one_who_runs_the_plugin() {
+    let line = "return [self.verdict(candidate) for candidate in batch]";
+    let python = tested_with("python", "plugin.py", line, "raise ValueError('no words')");
+    assert!(python.contains("ValueError: no words at "), "{python}");
+    assert!(python.contains("in Filter.judge"), "{python}");
+
+    let line = "return batch.map(verdict);";
+    let javascript = tested_with(
+        "javascript",
+        "plugin.js",
+        line,
+        "throw new Error('no words');",
+    );
+    assert!(javascript.contains("Error: no words"), "{javascript}");
+}
+
 /// A project in C, built as a library: the quickest to change and to test again.
 fn c_filter(folder: &Path) -> std::path::PathBuf {
     new(folder, "short", "filter", "c");
