@@ -48,11 +48,14 @@ fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// `new`, `build`, `test` and `inspect` of one kind.
+/// `new`, `build` and `test` of one kind.
 fn works(folder: &Path, kind: &str, language: &str) {
     let name = format!("{language}-{kind}");
     new(folder, &name, kind, language);
-    let built = printed(&mut pacos(folder, &["build", &name]));
+    let output = pacos(folder, &["build", &name]).output().unwrap();
+    let (built, said) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    assert!(!said.contains("warning"), "{said}");
     assert!(
         built.starts_with(&format!("built {name}/build/{name}.wasm: ")),
         "{built}"
@@ -64,9 +67,6 @@ fn works(folder: &Path, kind: &str, language: &str) {
     assert!(count >= 5, "{cases}");
     let file = format!("{name}/build/{name}.wasm");
     assert_eq!(last, format!("{count} of {count} cases passed, on {file}"));
-    let about = printed(&mut pacos(folder, &["inspect", &file]));
-    assert!(about.starts_with(&format!("{name} 0.1.0\n")), "{about}");
-    assert!(about.contains(&format!("pacos:plugin/{kind}@0.1.0")));
 }
 
 /// The same source as a dynamic library, under the same cases.
@@ -93,6 +93,11 @@ fn c_projects_build_and_pass() {
     for kind in KINDS {
         works(folder.path(), kind, "c");
         works_natively(folder.path(), kind, "c");
+        let file = format!("c-{kind}/build/c-{kind}.wasm");
+        let about = printed(&mut pacos(folder.path(), &["inspect", &file]));
+        assert!(about.starts_with(&format!("c-{kind} 0.1.0\n")), "{about}");
+        let contract = format!("pacos:plugin/{kind}@0.1.0");
+        assert!(about.contains(&contract), "{about}");
     }
 }
 
@@ -110,6 +115,55 @@ fn javascript_projects_build_and_pass() {
     for kind in KINDS {
         works(folder.path(), kind, "javascript");
     }
+}
+
+/// What `test` prints of a filter in which `line` is another.
+fn tested_with(language: &str, file: &str, line: &str, other: &str) -> String {
+    let folder = folder();
+    new(folder.path(), "short", "filter", language);
+    let source = folder.path().join("short/src").join(file);
+    let text = fs::read_to_string(&source).unwrap();
+    assert!(text.contains(line), "{text}");
+    fs::write(&source, text.replace(line, other)).unwrap();
+    let output = pacos(folder.path(), &["test", "short"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn what_a_component_in_c_asks_of_the_system_is_denied_and_named() {
+    let folder = folder();
+    new(folder.path(), "short", "filter", "c");
+    let source = folder.path().join("short/src/plugin.c");
+    let text = fs::read_to_string(&source).unwrap();
+    let line = "    verdicts->len = batch->len;\n";
+    let file = "    if (fopen(\"/etc/passwd\", \"r\") == NULL)\n        printf(\"no file\\n\");\n";
+    assert!(text.contains(line));
+    fs::write(&source, text.replace(line, &format!("{line}{file}"))).unwrap();
+    let output = pacos(folder.path(), &["-v", "test", "short"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("path_open"), "{said}");
+    assert!(said.contains("no file"), "{said}");
+}
+
+#[test]
+fn an_exception_reaches_the_one_who_runs_the_plugin() {
+    let line = "return [self.verdict(candidate) for candidate in batch]";
+    let python = tested_with("python", "plugin.py", line, "raise ValueError('no words')");
+    assert!(python.contains("ValueError: no words at "), "{python}");
+    assert!(python.contains("in Filter.judge"), "{python}");
+
+    let line = "return batch.map(verdict);";
+    let javascript = tested_with(
+        "javascript",
+        "plugin.js",
+        line,
+        "throw new Error('no words');",
+    );
+    assert!(javascript.contains("Error: no words"), "{javascript}");
 }
 
 /// A project in C, built as a library: the quickest to change and to test again.

@@ -62,7 +62,7 @@ pub(super) const C_CARRIERS: Texts = files!("plugin-api/c":
     "bindings.c",
     "component.c",
     "native.c",
-    "no_system.c",
+    "output.c",
     "pacos_config.h",
     "pacos_stage.h",
 );

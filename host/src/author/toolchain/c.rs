@@ -10,11 +10,10 @@ use std::{
     process::Command,
 };
 
-use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
-use wit_parser::Resolve;
-
 use super::{
-    BuildError, Found, Missing, io_error, place, python, run,
+    BuildError, Found, Missing,
+    component::{SYSTEM, component},
+    io_error, place, python, run,
     tools::{first_of, scratch, version},
     world,
 };
@@ -36,12 +35,24 @@ pub(super) fn build_component(project: &Project, output: &Path) -> Result<(), Bu
     // A component has no main function; its C library is set up when it is instantiated.
     compiler.args(["-mexec-model=reactor", "-O2", "-fno-strict-aliasing"]);
     compiler.args(common(project)).args(sources(project)?);
-    compiler.args(["component.c", "bindings.c", "no_system.c"].map(|name| format!("pacos/{name}")));
+    compiler.args(["component.c", "bindings.c", "output.c"].map(|name| format!("pacos/{name}")));
     compiler.arg("-o").arg(&module);
     run("the C compiler for WASM", &mut compiler)?;
-    let component = component(project, &module)?;
+    let bytes = fs::read(&module).map_err(io_error("read", &module))?;
+    let wit = project.folder.join("pacos/wit");
+    let built = component(bytes, &wit, &world(project)).map_err(|error| BuildError::Project {
+        path: project.folder.join("src"),
+        message: format!("the plugin does not fit its contract: {error:#}"),
+    })?;
+    if !built.denied.is_empty() {
+        eprintln!(
+            "warning: the plugin calls {} of {SYSTEM}: a plugin has no files, clock or environment, and \
+             they will answer that there is none",
+            built.denied.join(", ")
+        );
+    }
     let written = scratch.path().join("component.wasm");
-    fs::write(&written, component).map_err(io_error("write", &written))?;
+    fs::write(&written, built.bytes).map_err(io_error("write", &written))?;
     place("the component encoder", &written, output)
 }
 
@@ -138,34 +149,4 @@ fn wasm_compiler() -> Result<Command, BuildError> {
         zig.env("ZIG_LOCAL_CACHE_DIR", &cache);
     }
     Ok(zig)
-}
-
-/// Makes a component of a core module, whose functions have the names that the bindings give them.
-fn component(project: &Project, module: &Path) -> Result<Vec<u8>, BuildError> {
-    let mut bytes = fs::read(module).map_err(io_error("read", module))?;
-    let wit = project.folder.join("pacos/wit");
-    let wrong = |path: &Path, error: &dyn std::fmt::Display| BuildError::Project {
-        path: path.to_owned(),
-        message: format!("{error:#}"),
-    };
-    let mut resolve = Resolve::default();
-    let (package, _) = resolve
-        .push_dir(&wit)
-        .map_err(|error| wrong(&wit, &error))?;
-    let world = resolve
-        .select_world(&[package], Some(&world(project)))
-        .map_err(|error| wrong(&wit, &error))?;
-    embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8)
-        .map_err(|error| wrong(&wit, &error))?;
-    let encoded = ComponentEncoder::default()
-        .module(&bytes)
-        .and_then(|encoder| encoder.validate(true).encode());
-    encoded.map_err(|error| BuildError::Project {
-        path: project.folder.join("src"),
-        message: format!(
-            "the plugin does not fit its contract: {error:#}. What it needs of \
-             `wasi_snapshot_preview1` is the system's: a plugin has no files, clock, environment \
-             or randomness"
-        ),
-    })
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -26,10 +27,18 @@ pub(super) fn build(project: &Project, output: &Path) -> Result<(), BuildError> 
     let tools = componentize_js()?;
     let scratch = scratch()?;
     let written = scratch.path().join("plugin.wasm");
-    let script = tools.join("componentize.mjs");
-    fs::write(&script, SCRIPT).map_err(io_error("write", &script))?;
+    // In the folder of the tool, because that is where Node looks for what it imports; under a name
+    // of its own, because another build may be doing the same.
+    let mut script = tempfile::Builder::new()
+        .prefix("componentize-")
+        .suffix(".mjs")
+        .tempfile_in(&tools)
+        .map_err(io_error("write into", &tools))?;
+    script
+        .write_all(SCRIPT.as_bytes())
+        .map_err(io_error("write into", &tools))?;
     let mut node = Command::new("node");
-    node.current_dir(&project.folder).arg(&script);
+    node.current_dir(&project.folder).arg(script.path());
     node.arg(project.folder.join("src/plugin.js"));
     node.arg(project.folder.join("pacos/wit"));
     node.arg(world(project)).arg(&written);

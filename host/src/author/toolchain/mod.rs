@@ -2,6 +2,7 @@
 //! which are not there and how they come.
 
 mod c;
+mod component;
 mod javascript;
 mod python;
 mod rust;
