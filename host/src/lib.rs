@@ -1,9 +1,11 @@
 //! Pacos: the Alpaca recipe as a framework. The host runtime.
 
+pub mod author;
 pub mod cache;
 pub mod cli;
 pub mod dataset;
 pub mod fault;
+pub mod kit;
 pub mod ledger;
 pub mod llama;
 pub mod manifest;

@@ -2,11 +2,16 @@
 
     python torch_peer.py matmul RESULTS
     python torch_peer.py step RESULTS --shape 7b --tokens 4096 --accumulate 4 --compile
+    python torch_peer.py padded RESULTS --shape 7b
 
-It writes result files of the form that `pacos-gpu-checks table` reads. The model is written by hand, with
-the parts that a fast trainer in PyTorch uses: fused RMSNorm, flash attention over packed sequences
-(`torch.nn.attention.varlen`), the head on label rows only, fused AdamW, and on demand `torch.compile` of
-the layer and of the head with its loss. transformers would add work and nothing that makes it faster.
+`step` is the strong peer, `padded` the usual one.
+
+They write result files of the form that `pacos-gpu-checks table` reads. The model of `step` is written by
+hand, with the parts that a fast trainer in PyTorch uses: fused RMSNorm, flash attention over packed
+sequences (`torch.nn.attention.varlen`), the head on label rows only, fused AdamW, and on demand
+`torch.compile`, either of the layer and of the head with its loss, or of the whole model with CUDA graphs.
+The model of `padded` is transformers' own, as Stanford's script used it: rows padded to the longest of
+their micro-batch, 128 examples a step, every layer recomputed.
 
 Weights are random normal. Example lengths follow a log-normal with the median of 110 tokens and the mean
 of 128 that Alpaca's rows have, cut to 40..512; the last example of a micro-batch is cut to fill it, so
@@ -134,11 +139,15 @@ def head_loss(x, rows, norm, head, targets):
 # The data
 
 
+def example_length(generator):
+    drawn = torch.empty(1).log_normal_(math.log(110.0), 0.555, generator=generator).item()
+    return min(max(round(drawn), 40), LONGEST)
+
+
 def micro_batch(generator, tokens, vocabulary, head_dim, device):
     lengths = []
     while sum(lengths) < tokens:
-        drawn = torch.empty(1).log_normal_(math.log(110.0), 0.555, generator=generator).item()
-        lengths.append(min(max(round(drawn), 40), LONGEST))
+        lengths.append(example_length(generator))
     lengths[-1] -= sum(lengths) - tokens
     positions = torch.cat([torch.arange(length) for length in lengths])
     ends = torch.tensor([0, *lengths]).cumsum(0)
@@ -169,7 +178,9 @@ def step_rows(options, device):
         recompute = layers if options.recompute == "all" else int(options.recompute)
         model = Llama(options.shape, recompute)
     torch.set_default_dtype(torch.float32)
-    if options.compile:
+    if options.compile == "graphs":
+        model.compile(fullgraph=True, dynamic=False, mode="reduce-overhead")
+    elif options.compile:
         for layer in model.layers:
             layer.compile(fullgraph=True, dynamic=False)
         model.head_loss = torch.compile(head_loss, fullgraph=True, dynamic=False)
@@ -182,18 +193,24 @@ def step_rows(options, device):
         for _ in range(4 * options.accumulate)
     ]
     autocast = options.precision == "amp" and device.type == "cuda"
+    # Gradients that stay in one place can be captured; with one micro-batch they need not be cleared.
+    keep_gradients = options.accumulate > 1
 
-    def step(number):
+    def step(number, marks=None):
         total = 0.0
         for index in range(options.accumulate):
             batch, _ = data[(number * options.accumulate + index) % len(data)]
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                torch.compiler.cudagraph_mark_step_begin()
                 loss = model(batch) / options.accumulate
             loss.backward()
-            total = total + loss.detach()
+            # A copy: a CUDA graph writes its outputs to the same place again.
+            total = total + loss.detach().clone()
+        mark(marks)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=options.accumulate == 1)
+        optimizer.zero_grad(set_to_none=not keep_gradients)
+        mark(marks)
         return total
 
     began = time.perf_counter()
@@ -204,12 +221,15 @@ def step_rows(options, device):
             first_step = time.perf_counter() - began
             print(f"first step {first_step:.1f} s, loss {first_loss.item():.3f}", flush=True)
     synchronize(device)
-    times = []
+    times, updates = [], []
     for number in range(options.steps):
+        marks = [] if device.type == "cuda" else None
         start = time.perf_counter()
-        loss = step(number)
+        loss = step(number, marks)
         synchronize(device)
         times.append(time.perf_counter() - start)
+        if marks:
+            updates.append(marks[0].elapsed_time(marks[1]) / 1e3)
     last_loss = loss.item()
     if not math.isfinite(last_loss):
         raise SystemExit(f"the loss of step {options.steps} is {last_loss}; its speed means nothing")
@@ -232,9 +252,17 @@ def step_rows(options, device):
     }
     rows = [{"name": name, "value": speed, "unit": "tokens/s", **details}]
     if device.type == "cuda":
+        update = statistics.median(updates)
+        rows.append({"name": f"{name}, of it clipping and AdamW", "value": update * 1e3, "unit": "ms a step"})
         for what, size in [("allocated", torch.cuda.max_memory_allocated()), ("reserved", torch.cuda.max_memory_reserved())]:
             rows.append({"name": f"{name}, peak memory {what}", "value": size / 2**30, "unit": "GiB"})
     return rows
+
+
+def mark(marks):
+    if marks is not None:
+        marks.append(torch.cuda.Event(enable_timing=True))
+        marks[-1].record()
 
 
 def step_name(options):
@@ -244,7 +272,7 @@ def step_name(options):
     }[options.precision]
     recompute = {"0": "no recompute", "all": "all layers recomputed"}
     recompute = recompute.get(options.recompute, f"{options.recompute} layers recomputed")
-    how = "compile" if options.compile else "eager"
+    how = {None: "eager", "layers": "compile", "graphs": "compile with CUDA graphs"}[options.compile]
     return f"{options.shape}, {how}, {recompute}, {options.accumulate} x {options.tokens} tokens, {precision}"
 
 
@@ -281,6 +309,73 @@ def synchronize(device):
         torch.cuda.synchronize()
 
 
+# The usual peer
+
+
+def padded_rows(options, device):
+    """Steps of 128 examples through transformers' model, micro-batches of 4 padded rows as Stanford has them."""
+    import transformers
+
+    hidden, inner, layers, heads, kv_heads, vocabulary, tied = SHAPES[options.shape]
+    config = transformers.LlamaConfig(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, tie_word_embeddings=tied,
+        max_position_embeddings=2048, use_cache=False, attn_implementation="sdpa",
+    )  # fmt: skip
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    torch.manual_seed(1)
+    torch.set_default_dtype(dtype)
+    with torch.device(device):
+        model = transformers.LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    parameters = list(model.parameters())
+    fused = {"fused": True} if device.type == "cuda" else {}
+    optimizer = torch.optim.AdamW(parameters, lr=2e-5, weight_decay=0.0, **fused)
+    generator = torch.Generator().manual_seed(2)
+    examples, rows_at_once = 128, 4
+
+    def step():
+        real = positions = 0
+        for _ in range(examples // rows_at_once):
+            lengths = torch.tensor([example_length(generator) for _ in range(rows_at_once)])
+            longest = int(lengths.max())
+            ids = torch.randint(vocabulary, (rows_at_once, longest), generator=generator)
+            kept = torch.arange(longest)[None, :] < lengths[:, None]
+            labels = torch.where(kept & (torch.arange(longest)[None, :] >= lengths[:, None] // 2), ids, -100)
+            ids, kept, labels = (t.to(device) for t in (ids, kept.long(), labels))
+            loss = model(input_ids=ids, attention_mask=kept, labels=labels).loss
+            (loss / (examples // rows_at_once)).backward()
+            real, positions = real + int(lengths.sum()), positions + longest * rows_at_once
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        return real, positions
+
+    for number in range(2):
+        began = time.perf_counter()
+        step()
+        synchronize(device)
+        print(f"warm-up step {number + 1}: {time.perf_counter() - began:.1f} s", flush=True)
+    began, real, positions = time.perf_counter(), 0, 0
+    steps = options.steps // 2
+    for _ in range(steps):
+        more = step()
+        real, positions = real + more[0], positions + more[1]
+    synchronize(device)
+    speed = real / (time.perf_counter() - began)
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name)
+    matrices += hidden * vocabulary if tied else 0
+    name = f"{options.shape}, transformers {transformers.__version__}, padded, all layers recomputed, weights, gradients and moments bf16"
+    against = f"{steps} steps of {examples} examples; {100 * real / positions:.0f} % of the positions are real tokens"
+    rows = [{"name": name, "value": speed, "unit": "tokens/s", "of_peak": 6 * matrices * speed / PEAK_BF16, "against": against}]
+    if device.type == "cuda":
+        size = torch.cuda.max_memory_allocated() / 2**30
+        rows.append({"name": f"{name}, peak memory allocated", "value": size, "unit": "GiB"})
+    return rows
+
+
 # The matrix products
 
 
@@ -310,7 +405,18 @@ def matmul_rows(device):
                 rate = 2 * tokens * inputs * outputs / seconds_of(call)
                 name = f"{linear}, {form}, {tokens} tokens"
                 rows.append({"name": name, "value": rate / 1e12, "unit": "TFLOP/s", "of_peak": rate / PEAK_BF16})
+            if hasattr(torch, "_scaled_mm") and tokens == 4096:
+                rate = 2 * tokens * inputs * outputs / seconds_of(eight_bit_product(x, weight))
+                name = f"{linear}, forward NT, fp8 (e4m3, one scale a tensor), {tokens} tokens"
+                rows.append({"name": name, "value": rate / 1e12, "unit": "TFLOP/s"})
     return rows
+
+
+def eight_bit_product(x, weight):
+    """What fp8 would give; the cast of the operands is not in the time."""
+    one = torch.ones((), device=x.device)
+    x, weight = x.to(torch.float8_e4m3fn), weight.to(torch.float8_e4m3fn)
+    return lambda: torch._scaled_mm(x, weight.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
 
 
 def seconds_of(call):
@@ -333,14 +439,14 @@ def seconds_of(call):
 
 def main():
     parser = argparse.ArgumentParser(description="PyTorch's side of the GPU checks")
-    parser.add_argument("section", choices=["matmul", "step"])
+    parser.add_argument("section", choices=["matmul", "step", "padded"])
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of a micro-batch")
     parser.add_argument("--accumulate", type=int, default=4, help="micro-batches of a step")
     parser.add_argument("--recompute", default="0", help="how many layers are recomputed in the backward, or all")
     parser.add_argument("--precision", choices=["bf16", "amp"], default="bf16")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", nargs="?", const="layers", choices=["layers", "graphs"])
     parser.add_argument("--warm-up", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
@@ -348,8 +454,10 @@ def main():
     options.results.mkdir(parents=True, exist_ok=True)
     if options.section == "matmul":
         file, rows = "torch_matmul", matmul_rows(device)
+    elif options.section == "padded":
+        file, rows = f"torch_padded_{options.shape}", padded_rows(options, device)
     else:
-        how = "compile" if options.compile else "eager"
+        how = options.compile or "eager"
         file = f"torch_step_{options.shape}_{how}_{options.recompute}_{options.tokens}_{options.precision}"
         try:
             rows = step_rows(options, device)

@@ -50,7 +50,7 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Fetch and look at models
     Model(model::ModelArgs),
-    /// Look at plugins
+    /// Write, build, test and look at plugins
     Plugin(plugin::PluginArgs),
 }
 

@@ -113,6 +113,9 @@ pub struct Loaded {
 enum Carrier {
     Wasm(WasmPlugin),
     Native(NativePlugin),
+    /// Wrong on purpose, to show that the conformance kit sees it.
+    #[cfg(test)]
+    Mutant(Box<dyn Fn() -> Box<dyn Instance> + Send + Sync>),
 }
 
 impl Loaded {
@@ -163,10 +166,37 @@ impl Loaded {
         format!("{} {}", self.description.name, self.description.version)
     }
 
-    async fn bare(&self) -> Result<Box<dyn Instance>, CallError> {
+    /// A plugin made in place.
+    #[cfg(test)]
+    pub(crate) async fn of(
+        stage: Stage,
+        make: impl Fn() -> Box<dyn Instance> + Send + Sync + 'static,
+    ) -> Result<Self, CallError> {
+        Ok(Loaded {
+            description: make().describe().await?,
+            stage,
+            sha256: String::new(),
+            recipe: Plugin::alone(PluginSource::Bundled(String::new())),
+            meter: Meter::default(),
+            places: Places::new(1 << 40),
+            config: "{}".into(),
+            carrier: Carrier::Mutant(Box::new(make)),
+        })
+    }
+
+    /// Gives the plugin another configuration, for the instances that are made from now on.
+    pub fn configure(&mut self, config: serde_json::Value) {
+        self.config = config.to_string();
+        self.recipe.config = config;
+    }
+
+    /// An instance that has been told nothing.
+    pub(crate) async fn bare(&self) -> Result<Box<dyn Instance>, CallError> {
         Ok(match &self.carrier {
             Carrier::Wasm(component) => Box::new(component.instantiate().await?),
             Carrier::Native(library) => Box::new(library.instantiate()?),
+            #[cfg(test)]
+            Carrier::Mutant(make) => make(),
         })
     }
 

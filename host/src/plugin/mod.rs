@@ -3,6 +3,7 @@
 mod calls;
 mod contract;
 mod error;
+mod judging;
 mod loaded;
 mod native;
 mod places;
@@ -12,6 +13,8 @@ mod wasm;
 pub use calls::{HostCalls, NoCalls, Refusal};
 pub use contract::Stage;
 pub use error::{CallError, LoadError};
+pub(crate) use judging::check as check_verdicts;
+pub use judging::{Judging, Surroundings, batch_limit};
 pub(crate) use loaded::hex;
 pub use loaded::{BUNDLED, Instance, Loaded};
 pub use usage::{Meter, Usage};

@@ -237,7 +237,7 @@ async fn judge_item(evaluator: &Loaded, grant: &Arc<Grant>, item: Item) -> Judge
 }
 
 /// What no evaluator may answer.
-fn check(judgements: &[Judgement], item: u64) -> Result<(), CallError> {
+pub(crate) fn check(judgements: &[Judgement], item: u64) -> Result<(), CallError> {
     for judgement in judgements {
         if judgement.item != item {
             return Err(CallError::Invalid(format!(

@@ -18,8 +18,9 @@ use std::sync::Arc;
 
 pub use evaluate::{EvaluateError, EvaluatePart, EvaluateProgress};
 pub use generate::{Finished, Generate, Progress as GenerateProgress};
+pub(crate) use judge::check as check_judgements;
 pub use models::{FetchProgress, Models, OpenError, ServeError};
-pub use prepare::{Prepared, prepare, source_name};
+pub use prepare::{Prepared, bundled_seeds, prepare, source_name};
 pub use run::{Evaluated, Options, OtherRun, Outcome, RunError, Sample, Watch, run};
 pub use seeds::{SeedError, load as load_seeds};
 pub use train::{Cancel, TrainProgress, TrainStageError, Trained};

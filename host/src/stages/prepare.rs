@@ -17,6 +17,12 @@ const BUNDLED_SEEDS: &str = include_str!("../../../manifests/seeds/tasks.jsonl")
 /// The evaluation tasks inside the binary.
 const BUNDLED_EVALUATION: &str = include_str!("../../../manifests/evaluation/tasks.jsonl");
 
+/// The seed tasks inside the binary.
+#[must_use]
+pub fn bundled_seeds() -> Vec<Task> {
+    seeds::parse(BUNDLED_SEEDS, "seeds").expect("the bundled seeds are tasks")
+}
+
 /// A recipe whose parts have all been found, checked and loaded.
 pub struct Prepared {
     /// The recipe.

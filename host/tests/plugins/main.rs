@@ -131,6 +131,7 @@ async fn outcome(plugin: &Plugin) -> Result<Vec<Verdict>, CallError> {
 struct SlowModel {
     wait: Duration,
     asked: Mutex<Vec<String>>,
+    logged: Mutex<Vec<(Level, String)>>,
 }
 
 impl SlowModel {
@@ -138,6 +139,7 @@ impl SlowModel {
         Arc::new(SlowModel {
             wait,
             asked: Mutex::default(),
+            logged: Mutex::default(),
         })
     }
 }
@@ -188,7 +190,10 @@ impl HostCalls for SlowModel {
         NoCalls.accepted(start, count)
     }
 
-    fn log(&self, _level: Level, _message: &str) {}
+    fn log(&self, level: Level, message: &str) {
+        let mut logged = self.logged.lock().unwrap();
+        logged.push((level, message.to_owned()));
+    }
 
     fn progress(&self, _done: u64, _total: u64) {}
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{hostile, outcome};
+use pacos_plugin::Level;
+
+use crate::{SlowModel, candidates, hostile, load, outcome};
 
 async fn seen(crime: &str) -> String {
     outcome(&hostile(crime)).await.unwrap()[0].message.clone()
@@ -42,4 +44,31 @@ async fn sleep_that_takes_no_time() {
     let start = Instant::now();
     assert_eq!(seen("sleeps").await, "awake");
     assert!(start.elapsed() < Duration::from_secs(60));
+}
+
+/// Who runs a plugin is told what it went looking for, once, by name.
+#[tokio::test]
+async fn what_is_looked_for_is_named() {
+    for (crime, sought) in [
+        ("reads-env", "environment variables"),
+        ("reads-file", "files"),
+        ("opens-socket", "the network"),
+    ] {
+        let loaded = load(&hostile(crime)).await;
+        let mut instance = loaded.instance(&[]).await.unwrap();
+        let calls = SlowModel::new(Duration::ZERO);
+        for _ in 0..2 {
+            let batch = candidates(&["Name three colours"]);
+            instance.judge_batch(batch, calls.clone(), 1).await.unwrap();
+        }
+        let logged = calls.logged.lock().unwrap().clone();
+        let [(level, told)] = &logged[..] else {
+            panic!("{logged:?}");
+        };
+        assert_eq!(*level, Level::Warn);
+        assert!(
+            told.starts_with(&format!("it looked for {sought}, and found nothing")),
+            "{told}"
+        );
+    }
 }

@@ -31,7 +31,7 @@ impl Report {
         if let Value::Object(details) = details {
             row.extend(details);
         }
-        println!("{:<10} {name:<58} {value:>12.5} {unit}", self.section);
+        println!("{:<8} {name:<62} {:>10} {unit}", self.section, shown(value));
         self.rows.push(Value::Object(row));
     }
 
@@ -49,7 +49,7 @@ impl Report {
 
     /// A fact that is no number.
     pub fn noted(&mut self, name: &str, text: &str) {
-        println!("{:<10} {name}: {text}", self.section);
+        println!("{:<8} {name}: {text}", self.section);
         self.rows.push(json!({ "name": name, "text": text }));
     }
 
@@ -70,5 +70,16 @@ impl Report {
         let text =
             serde_json::to_string_pretty(&json!({ "section": self.section, "rows": self.rows }))?;
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// Three or four figures, whatever the size.
+pub fn shown(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        size if size < 1e-2 => format!("{value:.2e}"),
+        size if size < 10.0 => format!("{value:.3}"),
+        size if size < 1000.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
     }
 }

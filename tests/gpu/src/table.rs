@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::report::shown;
+
 /// The order of the sections; a file of any other name comes after these.
 const ORDER: [&str; 7] = [
     "parity",
@@ -94,15 +96,4 @@ fn rows<'a>(
         .iter()
         .filter(move |(_, file)| file["section"] == section);
     files.flat_map(|(_, file)| file["rows"].as_array().into_iter().flatten())
-}
-
-/// Three or four figures, whatever the size.
-fn shown(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".into(),
-        size if size < 1e-2 => format!("{value:.2e}"),
-        size if size < 10.0 => format!("{value:.3}"),
-        size if size < 1000.0 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
-    }
 }

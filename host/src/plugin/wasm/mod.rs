@@ -253,7 +253,7 @@ pub(super) struct WasmInstance {
 }
 
 /// Longest part of a guest's own words in a message, in characters.
-const MOST_LAST_WORDS: usize = 500;
+const MOST_LAST_WORDS: usize = 1000;
 
 /// Reads what a trap was caused by.
 fn broken(store: &Store<State>, error: &wasmtime::Error) -> CallError {
@@ -296,31 +296,29 @@ fn broken(store: &Store<State>, error: &wasmtime::Error) -> CallError {
 /// Why a guest gave up, as far as it said: by its log (as pacos-plugin's panic hook does), or on
 /// its standard error.
 fn last_words(state: &State) -> String {
-    let logged = state
-        .last_error
-        .as_deref()
-        .map(one_line)
-        .unwrap_or_default();
+    let logged = state.last_error.as_deref().map(bounded).unwrap_or_default();
     if logged.starts_with("panicked at ") {
-        return format!("it {logged}");
+        return format!("it {}", one_line(&logged));
     }
     let written = state.stderr.last_lines();
-    if !written.is_empty() {
-        return format!("it gave up, and wrote:\n    {}", written.join("\n    "));
-    }
-    match logged.is_empty() {
-        true => "it panicked or aborted".to_owned(),
-        false => format!("it panicked or aborted; its last error was: {logged}"),
+    match (logged.is_empty(), written.is_empty()) {
+        (false, _) => format!("it panicked or aborted; its last error was: {logged}"),
+        (true, false) => format!("it gave up, and wrote:\n    {}", written.join("\n    ")),
+        (true, true) => "it panicked or aborted".to_owned(),
     }
 }
 
-fn one_line(text: &str) -> String {
-    let mut words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+fn bounded(text: &str) -> String {
+    let mut words = text.trim().to_owned();
     if let Some((end, _)) = words.char_indices().nth(MOST_LAST_WORDS) {
         words.truncate(end);
         words.push('…');
     }
     words
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// An answer of wasmtime and of the plugin, made one.

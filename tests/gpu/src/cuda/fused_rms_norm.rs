@@ -75,8 +75,9 @@ impl CustomOp2 for FusedRmsNorm {
         }
         let rows = (x_end - x_start) / columns;
         let device = &x.device;
-        let function =
-            device.get_or_load_custom_func("rms_norm_forward", "fused_rms_norm", &self.ptx)?;
+        // candle finds a loaded module by this name alone, whatever PTX comes with it.
+        let module = format!("fused_rms_norm_{}", self.vectors);
+        let function = device.get_or_load_custom_func("rms_norm_forward", &module, &self.ptx)?;
         let x = x.as_cuda_slice::<bf16>()?.slice(x_start..x_end);
         let weight = weight
             .as_cuda_slice::<bf16>()?

@@ -8,7 +8,7 @@ mod lt;
 mod matmul;
 mod memory;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use candle_core::{Device, Tensor};
 
 use crate::Section;
@@ -20,8 +20,12 @@ pub const PEAK_BYTES: f64 = 3.35e12;
 
 /// The first card.
 pub fn device() -> Result<Device> {
-    Device::new_cuda(0)
-        .context("no CUDA card answers; without one, build without the feature `cuda`")
+    Device::new_cuda(0).map_err(|error| {
+        // candle adds a backtrace, which helps nobody who only lacks a card.
+        let error = error.to_string();
+        let first = error.lines().next().unwrap_or_default();
+        anyhow!("no CUDA card answers: {first}; without one, build without the feature `cuda`")
+    })
 }
 
 /// In the order in which they run.
