@@ -9,6 +9,9 @@
 //! is what can be compared on a machine that does other things as well. `PACOS_BENCH_PLUGINS`
 //! names further components, separated by colons, whose start is measured.
 
+#[path = "plugins/records.rs"]
+mod records;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -23,11 +26,13 @@ use pacos::{
     plugin::{HostCalls, Instance, Loaded, NoCalls, Refusal},
 };
 use pacos_plugin::{
-    Candidate, CandidateId, Error, Example, Level, Likelihood, ModelDescription, Payload, Prompt,
-    Reply, Request, Task, Unit,
+    Candidate, Error, Example, Level, Likelihood, ModelDescription, Prompt, Reply, Request, Task,
+    Unit,
 };
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
+
+use records::records;
 
 const BATCH: usize = 256;
 /// Rounds of a comparison; in each, both sides run once.
@@ -87,33 +92,6 @@ fn seeds() -> Vec<Task> {
     tasks
         .map(|line| serde_json::from_str(line).expect("the bundled seeds are tasks"))
         .collect()
-}
-
-/// Records of about 300 bytes, none like another, with words that no filter minds.
-fn records(count: usize) -> Vec<Candidate> {
-    let words = [
-        "river", "colour", "bread", "winter", "garden", "letter", "music", "market", "window",
-        "harbour", "teacher", "mountain", "village", "candle", "orchard", "bicycle",
-    ];
-    let text = |seed: usize, count: usize| {
-        let word = |n: usize| words[(seed * 7 + n * n + n * seed / 3) % words.len()];
-        (0..count).map(word).collect::<Vec<_>>().join(" ")
-    };
-    let record = |n: usize| Candidate {
-        id: CandidateId {
-            unit: n as u64,
-            n: 0,
-        },
-        payload: Payload::Task(Task::new(
-            format!("Explain how {} {n}", text(n, 6)),
-            text(n + 1, 5),
-            format!("{}.", text(n + 2, 30)),
-        )),
-        attributes: Vec::new(),
-        parents: Vec::new(),
-        seed: n as u64,
-    };
-    (0..count).map(record).collect()
 }
 
 async fn judge(instance: &mut dyn Instance, batch: Vec<Candidate>) -> usize {
