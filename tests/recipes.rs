@@ -441,10 +441,22 @@ fn hostile_generator(table: &str) -> Recipe {
 
 #[test]
 fn a_plugin_is_held_to_what_it_may_spend() {
-    for (limit, told_of, most) in [
-        ("requests = 30", "raise limits.requests in [generator]", 30),
-        ("tokens = 40000", "raise limits.tokens in [generator]", 40),
-        ("usd = 0.05", "raise limits.usd in [generator]", 40),
+    for (limit, told_of, spent) in [
+        (
+            "requests = 30",
+            "raise limits.requests in [generator]",
+            "count(*) <= 30",
+        ),
+        (
+            "tokens = 20000",
+            "raise limits.tokens in [generator]",
+            "sum(prompt_tokens + completion_tokens) <= 20000",
+        ),
+        (
+            "usd = 0.02",
+            "raise limits.usd in [generator]",
+            "sum(usd) <= 0.02",
+        ),
     ] {
         let recipe = hostile_generator(&format!(
             "config = {{ crime = \"spends\", requests = 20 }}\nlimits = {{ {limit} }}"
@@ -453,7 +465,8 @@ fn a_plugin_is_held_to_what_it_may_spend() {
         let dir = bench.dir("run");
         let told = fails(bench.run(&dir).args(["--set", "dataset.patience=5"]), 4);
         assert!(told.contains(told_of), "{told}");
-        assert!(bench.server.count() <= most, "{}", bench.server.count());
+        let kept_to = format!("SELECT {spent} FROM attempts WHERE stage = 'generator'");
+        assert_eq!(query(&dir, &kept_to), 1, "{limit}");
         assert!(bench.server.count() > 0);
         // It is the plugin that may not, and the run's own budget that has enough.
         assert!(!told.contains("[budget]"), "{told}");
