@@ -1,4 +1,4 @@
-//! One filter twice: as an Extism plugin, JSON in and JSON out, and as a component of ours.
+//! A filter twice: as an Extism plugin, JSON in and JSON out, and as a component of ours.
 //!
 //! ```text
 //! tests/peers/build                # the guest and this program; says how to start it
@@ -20,15 +20,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use alpaca_heuristics::AlpacaHeuristics;
+use anyhow::{Context, Result, anyhow, ensure};
 use extism::Plugin;
-use pacos_plugin::{Candidate, Decision, Payload, Task, Verdict};
+use keep_all::KeepAll;
+use pacos_plugin::{Candidate, Decision, Filter, Payload, Task, Verdict, testing::ScriptedHost};
 use tokio::runtime::Runtime;
 
 use records::records;
 use sides::{Component, ExtismPlugin, judge_component, judge_extism};
 
+/// The filter whose starts are measured.
+const HEURISTICS: &str = "alpaca-heuristics";
+const FUNCTION: &str = "alpaca_heuristics";
 const BATCH: usize = 256;
+/// Records of a batch that [`HEURISTICS`] does not keep as they are.
+const DEFECTS: usize = 4;
 /// Rounds of a comparison of calls, and of starts.
 const ROUNDS: usize = 400;
 const STARTS: usize = 200;
@@ -54,31 +61,31 @@ fn main() -> Result<()> {
 
 fn measure(guest: &Path) -> Result<()> {
     let runtime = Runtime::new()?;
-    let component = Component::file();
+    let component = Component::file(HEURISTICS);
     let folder = tempfile::tempdir()?;
     let cache = sides::extism_cache(folder.path())?;
-    let extism = ExtismPlugin::new(guest, &cache, &component.limits());
+    let extism = ExtismPlugin::new(guest, &cache, component.limits());
     for (name, file) in [("component", component.path()), ("guest", guest)] {
-        let bytes = std::fs::metadata(file).with_context(|| file.display().to_string())?;
-        println!("{name}: {} bytes", bytes.len());
+        let about = std::fs::metadata(file).with_context(|| file.display().to_string())?;
+        println!("{name}: {} bytes", about.len());
     }
-    agree(&runtime, &component, &extism)?;
 
-    table::head();
-    calls(&runtime, &component, &extism)?;
+    println!("\n{}", table::CALLS);
+    calls::<AlpacaHeuristics>(HEURISTICS, BATCH - DEFECTS, &runtime, &extism)?;
+    calls::<KeepAll>("keep-all", BATCH, &runtime, &extism)?;
+    println!("\n{}", table::STARTS);
     starts(&runtime, &component, &extism)?;
     processes(guest, &cache)
 }
 
-/// Both sides must say the same, of records that pass and of some that do not.
-fn agree(runtime: &Runtime, component: &Component, extism: &ExtismPlugin) -> Result<()> {
-    let mut batch = records(BATCH);
-    let defects = [
+/// Records that some filter minds.
+fn with_defects(mut batch: Vec<Candidate>) -> Vec<Candidate> {
+    let defects: [Task; DEFECTS] = [
         Task::new("Sing", "", "La la la."),
         Task::new(
             "Explain how bread is made",
             "<noinput>",
-            "Flour, water, salt and time.",
+            "Flour, water and time.",
         ),
         Task::new("Name the capital of France", "", ""),
         Task::new("Draw a map of the river", "", "Here it is."),
@@ -86,41 +93,64 @@ fn agree(runtime: &Runtime, component: &Component, extism: &ExtismPlugin) -> Res
     for (candidate, task) in batch.iter_mut().zip(defects) {
         candidate.payload = Payload::Task(task);
     }
-    let mut instance = component.instance(runtime)?;
-    let ours = judge_component(runtime, &mut *instance, batch.clone())?;
-    let theirs = judge_extism(&mut extism.start()?, batch)?;
-    ensure!(ours == theirs, "the two do not say the same");
-    let kept = ours.iter().filter(|v| v.decision == Decision::Keep).count();
-    ensure!(
-        kept == BATCH - 4,
-        "{kept} of {BATCH} kept, {} expected",
-        BATCH - 4
-    );
-    Ok(())
+    batch
 }
 
-/// Calls of an instance that is at work already.
-fn calls(runtime: &Runtime, component: &Component, extism: &ExtismPlugin) -> Result<()> {
-    let mut instance = component.instance(runtime)?;
+/// Calls of an instance that is at work already; beside them the same code as a function of this
+/// program, which is the floor, and what JSON costs the host.
+fn calls<P: Filter>(
+    name: &str,
+    kept: usize,
+    runtime: &Runtime,
+    extism: &ExtismPlugin,
+) -> Result<()> {
+    let host = ScriptedHost::new();
+    let config = serde_json::from_str("{}")?;
+    let mut plain = P::configure(config).map_err(|problems| anyhow!("{problems:?}"))?;
+    let mut instance = Component::file(name).instance(runtime)?;
     let mut plugin = extism.start()?;
-    for (batch, repeats) in [(BATCH, 1), (1, SINGLE_CALLS)] {
-        let records = records(batch);
-        let reply = serde_json::to_vec(&judge_extism(&mut plugin, records.clone())?)?;
+    let mut plainly = |batch| {
+        plain
+            .judge(batch, &host)
+            .map_err(|e| anyhow!("{}", e.message))
+    };
+    let mut by_component = |batch| judge_component(runtime, &mut *instance, batch);
+    let function = name.replace('-', "_");
+    let mut by_extism = |batch| judge_extism(&mut plugin, &function, batch);
+
+    // All must say the same, of records that pass and of some that do not.
+    let batch = with_defects(records(BATCH));
+    let verdicts = plainly(batch.clone())?;
+    ensure!(
+        verdicts == by_component(batch.clone())?,
+        "{name}: the component differs"
+    );
+    ensure!(
+        verdicts == by_extism(batch)?,
+        "{name}: the Extism plugin differs"
+    );
+    let found = verdicts
+        .iter()
+        .filter(|v| v.decision == Decision::Keep)
+        .count();
+    ensure!(
+        found == kept,
+        "{name}: {found} of {BATCH} kept, expected {kept}"
+    );
+
+    for (size, repeats) in [(BATCH, 1), (1, SINGLE_CALLS)] {
+        let records = records(size);
+        let reply = serde_json::to_vec(&plainly(records.clone())?)?;
         let times = interleave(
             ROUNDS,
             [
-                &mut || {
-                    repeat(repeats, &records, |batch| {
-                        judge_component(runtime, &mut *instance, batch)
-                    })
-                },
-                &mut || repeat(repeats, &records, |batch| judge_extism(&mut plugin, batch)),
+                &mut || repeat(repeats, &records, &mut plainly),
+                &mut || repeat(repeats, &records, &mut by_component),
+                &mut || repeat(repeats, &records, &mut by_extism),
                 &mut || repeat(repeats, &records, |batch| json_in_the_host(&batch, &reply)),
             ],
         )?;
-        let [ours, theirs, json] = &times;
-        table::row(&format!("a call, batch of {batch}"), ours, theirs);
-        table::part_of_extism(&format!("of it JSON in the host, batch of {batch}"), json);
+        table::calls(&format!("{name}, batch of {size}"), &times);
     }
     Ok(())
 }
@@ -148,12 +178,12 @@ fn starts(runtime: &Runtime, component: &Component, extism: &ExtismPlugin) -> Re
                 let batch = records.clone();
                 let begun = Instant::now();
                 let mut plugin = extism.start()?;
-                judge_extism(&mut plugin, batch)?;
+                judge_extism(&mut plugin, FUNCTION, batch)?;
                 Ok(begun.elapsed())
             },
         ],
     )?;
-    table::row("file to first verdict, same process", &times[0], &times[1]);
+    table::start("file to first verdict, same process", &times[0], &times[1]);
 
     let loaded = component.load(runtime)?;
     let compiled = extism.compile()?;
@@ -171,12 +201,12 @@ fn starts(runtime: &Runtime, component: &Component, extism: &ExtismPlugin) -> Re
                 let batch = records.clone();
                 let begun = Instant::now();
                 let mut plugin = Plugin::new_from_compiled(&compiled)?;
-                judge_extism(&mut plugin, batch)?;
+                judge_extism(&mut plugin, FUNCTION, batch)?;
                 Ok(begun.elapsed())
             },
         ],
     )?;
-    table::row("further instance to first verdict", &times[0], &times[1]);
+    table::start("further instance to first verdict", &times[0], &times[1]);
     Ok(())
 }
 
@@ -198,18 +228,18 @@ fn processes(guest: &Path, cache: &Path) -> Result<()> {
         }
     };
     let times = interleave(PROCESSES, [&mut child("component"), &mut child("extism")])?;
-    table::row("file to first verdict, new process", &times[0], &times[1]);
+    table::start("file to first verdict, new process", &times[0], &times[1]);
     Ok(())
 }
 
 /// From a file to the verdict of one record.
 fn start(side: &str, guest: &Path, cache: &Path) -> Result<Duration> {
     let batch = records(1);
-    let component = Component::file();
+    let component = Component::file(HEURISTICS);
     if side == "extism" {
         let extism = ExtismPlugin::new(guest, cache, &component.limits());
         let begun = Instant::now();
-        judge_extism(&mut extism.start()?, batch)?;
+        judge_extism(&mut extism.start()?, FUNCTION, batch)?;
         return Ok(begun.elapsed());
     }
     // A host has its threads before it has plugins.

@@ -18,15 +18,18 @@ use tokio::runtime::Runtime;
 /// Of linear memory.
 const PAGE: usize = 64 << 10;
 
-/// `alpaca-heuristics` as it comes with Pacos, with the limits that a recipe has unless it says
-/// otherwise.
+/// A component as it is committed, with the limits that a recipe has unless it says otherwise.
 pub struct Component(RecipePlugin);
 
 impl Component {
-    /// The committed component, read from its file like a plugin of a user's.
-    pub fn file() -> Self {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../../plugins/components/alpaca-heuristics.wasm");
+    /// Read from its file, like a plugin of a user's.
+    pub fn file(name: &str) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+        let place = match name {
+            "keep-all" => "tests/plugins/components",
+            _ => "plugins/components",
+        };
+        let file = root.join(place).join(name).with_extension("wasm");
         Component(RecipePlugin::alone(PluginSource::File(file)))
     }
 
@@ -51,7 +54,7 @@ impl Component {
     }
 }
 
-/// The same filter for Extism, with the same bounds of memory and of time.
+/// The same filters for Extism, with the same bounds of memory and of time.
 pub struct ExtismPlugin {
     manifest: Manifest,
     cache: PathBuf,
@@ -98,7 +101,12 @@ pub fn judge_component(
     Ok(runtime.block_on(instance.judge_batch(batch, Arc::new(NoCalls), 1))?)
 }
 
-pub fn judge_extism(plugin: &mut Plugin, batch: Vec<Candidate>) -> Result<Vec<Verdict>> {
-    let Json(verdicts) = plugin.call("judge", Json(batch))?;
+/// `function`: the filter's name in the guest.
+pub fn judge_extism(
+    plugin: &mut Plugin,
+    function: &str,
+    batch: Vec<Candidate>,
+) -> Result<Vec<Verdict>> {
+    let Json(verdicts) = plugin.call(function, Json(batch))?;
     Ok(verdicts)
 }

@@ -1,36 +1,50 @@
-//! The results, as a table of Markdown.
+//! The results, as tables of Markdown. All times are microseconds, a minimum and a median.
 
-/// Its first lines.
-pub fn head() {
-    println!();
-    println!("| | component min | median | Extism min | median | Extism / component | quartiles |");
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
-}
+/// Head of the table of calls.
+pub const CALLS: &str = "\
+| Calls, min / median µs | plain call | component | Extism | its JSON in the host | Extism / component | quartiles |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |";
 
-/// Microseconds of both sides, round by round.
-pub fn row(name: &str, ours: &[f64], theirs: &[f64]) {
-    let ratios = sorted(theirs.iter().zip(ours).map(|(theirs, ours)| theirs / ours));
-    let (ours, theirs) = (sorted(ours.iter().copied()), sorted(theirs.iter().copied()));
+/// Head of the table of starts.
+pub const STARTS: &str = "\
+| Starts, min / median µs | component | Extism | Extism / component | quartiles |
+| --- | ---: | ---: | ---: | ---: |";
+
+/// A plain call, the component, Extism, JSON in Extism's host, round by round.
+pub fn calls(name: &str, [plain, component, extism, json]: &[Vec<f64>; 4]) {
+    let [plain, json] = [plain, json].map(|times| times_of(times));
+    let [ours, theirs] = [component, extism].map(|times| times_of(times));
     println!(
-        "| {name} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} to {:.1} |",
-        ours[0],
-        quantile(&ours, 0.5),
-        theirs[0],
-        quantile(&theirs, 0.5),
-        quantile(&ratios, 0.5),
-        quantile(&ratios, 0.25),
-        quantile(&ratios, 0.75),
+        "| {name} | {plain} | {ours} | {theirs} | {json} | {} |",
+        ratio(component, extism)
     );
 }
 
-/// Microseconds of a part of Extism's side.
-pub fn part_of_extism(name: &str, times: &[f64]) {
+/// The component and Extism, round by round.
+pub fn start(name: &str, component: &[f64], extism: &[f64]) {
+    let [ours, theirs] = [component, extism].map(times_of);
+    println!(
+        "| {name} | {ours} | {theirs} | {} |",
+        ratio(component, extism)
+    );
+}
+
+fn times_of(times: &[f64]) -> String {
     let times = sorted(times.iter().copied());
-    println!(
-        "| {name} | | | {:.1} | {:.1} | | |",
-        times[0],
-        quantile(&times, 0.5)
+    let digits = usize::from(times[0] < 100.0);
+    format!("{:.digits$} / {:.digits$}", times[0], quantile(&times, 0.5))
+}
+
+/// Of each round; median and quartiles.
+fn ratio(component: &[f64], extism: &[f64]) -> String {
+    let ratios = sorted(
+        extism
+            .iter()
+            .zip(component)
+            .map(|(theirs, ours)| theirs / ours),
     );
+    let [low, middle, high] = [0.25, 0.5, 0.75].map(|at| quantile(&ratios, at));
+    format!("{middle:.2} | {low:.2} to {high:.2}")
 }
 
 fn sorted(times: impl Iterator<Item = f64>) -> Vec<f64> {
