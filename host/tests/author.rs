@@ -153,7 +153,10 @@ fn what_a_component_in_c_asks_of_the_system_is_denied_and_named() {
 fn an_exception_reaches_the_one_who_runs_the_plugin() {
     let line = "return [self.verdict(candidate) for candidate in batch]";
     let python = tested_with("python", "plugin.py", line, "raise ValueError('no words')");
-    assert!(python.contains("ValueError: no words at "), "{python}");
+    assert!(
+        python.contains("ValueError: no words\n  at ") && python.contains("plugin.py:"),
+        "{python}"
+    );
     assert!(python.contains("in Filter.judge"), "{python}");
 
     let line = "return batch.map(verdict);";
