@@ -6,12 +6,14 @@ use wasmtime::{FrameSymbol, WasmBacktrace};
 const MOST_PLACES: usize = 8;
 
 /// What a path in a file of debug information has that is not the author's own.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 7] = [
     "/rustc/",
     "/std/",
     "/library/",
     "/registry/src/",
     "/.rustup/",
+    "/pacos-plugin/src/",
+    "/plugin-api/src/",
 ];
 
 /// The calls that were under way in the plugin, innermost first, a line each; empty where the
