@@ -4,7 +4,12 @@
 //! the host of that day needs is here in small: bindings of its own for each version, conversions
 //! into the plain types of the newest, and a choice by the interface that a component names.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use pacos::{
     kit::run_cases,
@@ -24,6 +29,22 @@ fn frozen_plugin() -> Plugin {
     Plugin::alone(PluginSource::File(
         frozen().join("alpaca-heuristics-0.1.0.wasm"),
     ))
+}
+
+/// `plugins/build --check` rebuilds the bundled component from its source; so long as that source
+/// speaks 0.1.0, the frozen one is no other. It stays as it is when the source moves on to a later
+/// contract.
+#[test]
+fn the_frozen_component_is_what_its_source_gives() {
+    if pacos_plugin::CONTRACT == "0.1.0" {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let bundled = fs::read(root.join("plugins/components/alpaca-heuristics.wasm")).unwrap();
+        let frozen = fs::read(frozen().join("alpaca-heuristics-0.1.0.wasm")).unwrap();
+        assert!(
+            frozen == bundled,
+            "copy plugins/components/alpaca-heuristics.wasm over the frozen one"
+        );
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Compiled components, kept between starts.
 //!
-//! A component costs between a tenth of a second (Rust) and a quarter of a minute (Python,
-//! JavaScript) to compile, and a millisecond to load again. What is loaded again is machine code
+//! A component costs between a tenth of a second (Rust) and several seconds (Python, JavaScript)
+//! to compile, and some milliseconds to load again. What is loaded again is machine code
 //! that runs with the host's own rights, so it is kept in a folder that belongs to this user
 //! alone, under a name that is made of the component's sha256 and of everything in wasmtime and
 //! its settings that the code depends on; it is written elsewhere first and moved in whole.
@@ -11,7 +11,7 @@ use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     io::{self, Write},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use wasmtime::{Engine, component::Component};
@@ -20,6 +20,11 @@ use crate::cache;
 
 /// What all compiled components together may take; the least recently used are removed first.
 const MOST_BYTES: u64 = 2 << 30;
+
+/// How the name of a file begins that is still being written.
+const NEW: &str = ".new-";
+/// What is being written for longer than this was left by a process that was killed.
+const LONGEST_WRITE: Duration = Duration::from_secs(3600);
 
 /// Where compiled components are kept.
 pub(super) struct CompiledComponents {
@@ -105,7 +110,7 @@ impl CompiledComponents {
             .serialize()
             .map_err(|error| io::Error::other(format!("{error:#}")))?;
         let mut new = tempfile::Builder::new()
-            .prefix(".new-")
+            .prefix(NEW)
             .tempfile_in(&self.folder)?;
         new.write_all(&code)?;
         // Else a crash of the machine could leave the name with only a part of the code.
@@ -114,7 +119,8 @@ impl CompiledComponents {
         self.make_room(file)
     }
 
-    /// Removes what has not been used for longest. `new` stays, whatever its size.
+    /// Removes what a kill left half written, and what has not been used for longest. `new` stays,
+    /// whatever its size.
     fn make_room(&self, new: &Path) -> io::Result<()> {
         let mut kept = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -124,6 +130,12 @@ impl CompiledComponents {
                 continue;
             };
             let path = entry.path();
+            let half_written = entry.file_name().to_string_lossy().starts_with(NEW);
+            let age = about.modified()?.elapsed().unwrap_or_default();
+            if half_written && age > LONGEST_WRITE {
+                fs::remove_file(&path)?;
+                continue;
+            }
             if path.extension().is_some_and(|end| end == "cwasm") && path != new {
                 kept.push((about.modified()?, about.len(), path));
             }
@@ -247,6 +259,25 @@ mod tests {
                 .unwrap();
             assert_eq!(fs::metadata(file).unwrap().len(), whole.len() as u64);
         }
+    }
+
+    #[test]
+    fn what_a_kill_left_half_written_goes_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let components = CompiledComponents::at(folder.path());
+        let (left, fresh) = (folder.path().join(".new-a"), folder.path().join(".new-b"));
+        for file in [&left, &fresh] {
+            fs::write(file, "half").unwrap();
+        }
+        let long_ago = SystemTime::now() - 2 * LONGEST_WRITE;
+        let file = File::options().write(true).open(&left).unwrap();
+        file.set_modified(long_ago).unwrap();
+        components
+            .component(&engine(), "aa", &empty_component())
+            .unwrap();
+        assert!(!left.exists());
+        // Another process may be writing this one.
+        assert!(fresh.exists());
     }
 
     #[cfg(unix)]
