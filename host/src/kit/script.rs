@@ -69,6 +69,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The host of one call into a plugin. Every capability that the plugin declares is granted, and
 /// no other; every role has the same model, which takes completions, chats and JSON Schemas.
 pub struct ScriptedCalls {
+    title: String,
     replies: Arc<Replies>,
     capabilities: BTreeSet<String>,
     accepted: Vec<Example>,
@@ -82,6 +83,7 @@ impl ScriptedCalls {
     #[must_use]
     pub fn new(plugin: &Loaded, replies: &Arc<Replies>) -> Self {
         ScriptedCalls {
+            title: plugin.title(),
             replies: replies.clone(),
             capabilities: plugin.description.capabilities.iter().cloned().collect(),
             accepted: Vec::new(),
@@ -186,10 +188,11 @@ impl HostCalls for ScriptedCalls {
     }
 
     fn log(&self, level: Level, message: &str) {
+        let plugin = &self.title;
         match level {
-            Level::Debug | Level::Info => tracing::info!("{message}"),
-            Level::Warn => tracing::warn!("{message}"),
-            Level::Error => tracing::error!("{message}"),
+            Level::Debug | Level::Info => tracing::info!(plugin, "{message}"),
+            Level::Warn => tracing::warn!(plugin, "{message}"),
+            Level::Error => tracing::error!(plugin, "{message}"),
         }
     }
 
