@@ -164,7 +164,10 @@ fn stage_code(error: &StageError) -> u8 {
             Stop::Interrupted => 130,
             Stop::Ledger(_) => 5,
             Stop::NotDeterministic { .. } => 4,
-            Stop::Fatal { .. } | Stop::Failing { .. } | Stop::Budget { .. } => 3,
+            Stop::Fatal { .. }
+            | Stop::Failing { .. }
+            | Stop::ServerFailing { .. }
+            | Stop::Budget { .. } => 3,
         },
         StageError::Plugin { .. }
         | StageError::Load(_)

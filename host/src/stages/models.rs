@@ -11,6 +11,7 @@ use crate::{
     llama::{self, Engine, EngineOptions, ModelSource},
     manifest::{Model, Provider, Recipe},
     models::{LocalProvider, Served, Service},
+    servers::Servers,
 };
 
 /// The student before training.
@@ -43,15 +44,20 @@ pub enum ServeError {
 }
 
 /// The models that roles name. Remote ones are at hand; a local one is in memory only while a
-/// service that it answers for is there.
+/// service that it answers for is there. Beside them the servers that plugins ask.
 pub struct Models {
     recipe: Arc<Recipe>,
     remote: Vec<Served>,
+    servers: Arc<Servers>,
 }
 
 impl Models {
-    pub(super) fn new(recipe: Arc<Recipe>, remote: Vec<Served>) -> Self {
-        Models { recipe, remote }
+    pub(super) fn new(recipe: Arc<Recipe>, remote: Vec<Served>, servers: Servers) -> Self {
+        Models {
+            recipe,
+            remote,
+            servers: Arc::new(servers),
+        }
     }
 
     /// Remote models, for questions that cost nothing.
@@ -147,12 +153,8 @@ impl Models {
             names.insert(role.clone(), name);
         }
         let budget = self.recipe.budget.clone();
-        Ok(Arc::new(Service::new(
-            names,
-            served,
-            budget,
-            ledger.clone(),
-        )?))
+        let service = Service::new(names, served, budget, ledger.clone())?;
+        Ok(Arc::new(service.with_servers(self.servers.clone())))
     }
 }
 

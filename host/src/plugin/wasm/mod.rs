@@ -36,7 +36,7 @@ use self::{
         evaluator::{EvaluatorPlugin, EvaluatorPluginPre},
         filter::{FilterPlugin, FilterPluginPre},
         generator::{GeneratorPlugin, GeneratorPluginPre},
-        guest::pacos::plugin::{accepted, log, models},
+        guest::pacos::plugin::{accepted, http, log, models},
     },
     bounds::{Bounds, OutOfBounds},
     compiled::CompiledComponents,
@@ -144,6 +144,7 @@ fn linker() -> wasmtime::Result<&'static Linker<State>> {
     udp_create_socket::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
     linker.allow_shadowing(false);
     models::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    http::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     accepted::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     Ok(LINKER.get_or_init(|| linker))
