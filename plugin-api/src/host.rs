@@ -80,7 +80,11 @@ pub trait Host {
     fn fetch_many(
         &self,
         requests: &[HttpRequest],
-    ) -> Result<Vec<Result<HttpResponse, Error>>, Error>;
+    ) -> Result<Vec<Result<HttpResponse, Error>>, Error> {
+        // Hosts of an author's own tests may be older than this function.
+        let _ = requests;
+        Err(Error::new("unsupported", "this host asks no servers"))
+    }
 
     /// Sends one request to a server.
     ///

@@ -122,18 +122,20 @@ impl Service {
         self.ledger.end_attempt(id, key, end).await?;
         fault::point("request:after-commit");
         reservation.settle(nothing);
-        if let Ended::Outcome(outcome) = &ended {
-            self.count_failures(&request.server, outcome)?;
+        if let Ended::Outcome(outcome) = &ended
+            && let Some(stop) = self.failing(&request.server, outcome)
+        {
+            return Err(stop);
         }
         Ok(ended)
     }
 
     /// A server that answers nobody ends the run; one that says no is answering.
-    fn count_failures(
+    fn failing(
         &self,
         server: &ServerName,
         outcome: &RecordedOutcome<RecordedResponse>,
-    ) -> Result<(), Stop> {
+    ) -> Option<Stop> {
         let mut failures = self
             .failures_in_a_row
             .lock()
@@ -142,10 +144,7 @@ impl Service {
         match outcome {
             RecordedOutcome::Failed(error) if error.code == "no-answer" => {
                 *count += 1;
-                if *count < FAILURES_IN_A_ROW {
-                    return Ok(());
-                }
-                Err(Stop::ServerFailing {
+                (*count >= FAILURES_IN_A_ROW).then(|| Stop::ServerFailing {
                     server: server.clone(),
                     count: *count,
                     error: error.clone(),
@@ -153,7 +152,7 @@ impl Service {
             }
             _ => {
                 *count = 0;
-                Ok(())
+                None
             }
         }
     }
