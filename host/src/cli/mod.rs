@@ -1,6 +1,7 @@
 //! The command line: what people type, see and get back.
 
 mod check;
+mod convert;
 mod model;
 mod plan;
 mod plugin;
@@ -54,6 +55,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Fetch and look at models
     Model(model::ModelArgs),
+    /// Write a model in another form, for other programs
+    Convert(convert::ConvertArgs),
     /// Write, build, test and look at plugins
     Plugin(plugin::PluginArgs),
 }
@@ -199,6 +202,7 @@ pub fn main() -> ExitCode {
             Command::Plan(args) => plan::plan(args).await,
             Command::Verify(args) => verify::verify(args).await,
             Command::Model(args) => model::model(args),
+            Command::Convert(args) => convert::convert(args),
             Command::Plugin(args) => plugin::plugin(args).await,
         }
     });

@@ -205,6 +205,19 @@ fn integer(value: &Value) -> Option<i64> {
     }
 }
 
+/// Parts of a layer, in GGUF's names and in Hugging Face's.
+const LAYER_PARTS: [(&str, &str); 9] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
 /// The Hugging Face name of a LLaMA tensor that GGUF calls `name`.
 pub fn hugging_face_name(name: &str) -> Option<String> {
     match name {
@@ -215,19 +228,23 @@ pub fn hugging_face_name(name: &str) -> Option<String> {
     }
     let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
     let layer: usize = layer.parse().ok()?;
-    let part = match part.strip_suffix(".weight")? {
-        "attn_norm" => "input_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "ffn_norm" => "post_attention_layernorm",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        _ => return None,
-    };
-    Some(format!("model.layers.{layer}.{part}.weight"))
+    let part = part.strip_suffix(".weight")?;
+    let (_, theirs) = LAYER_PARTS.iter().find(|(ours, _)| *ours == part)?;
+    Some(format!("model.layers.{layer}.{theirs}.weight"))
+}
+
+/// What GGUF calls a LLaMA tensor of this Hugging Face name: the inverse of [`hugging_face_name`].
+pub fn gguf_name(name: &str) -> Option<String> {
+    match name {
+        "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
+        "model.norm.weight" => return Some("output_norm.weight".to_owned()),
+        "lm_head.weight" => return Some("output.weight".to_owned()),
+        _ => {}
+    }
+    let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let part = part.strip_suffix(".weight")?;
+    let (ours, _) = LAYER_PARTS.iter().find(|(_, theirs)| *theirs == part)?;
+    Some(format!("blk.{layer}.{ours}.weight"))
 }
 
 /// Turns the rows of a query or key projection from GGUF's order (pairs side by side) to Hugging

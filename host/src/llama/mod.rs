@@ -3,6 +3,7 @@
 //! Everything here knows models and nothing of recipes, plugins or money.
 
 pub mod config;
+pub mod convert;
 pub(crate) mod durable;
 pub mod generate;
 pub mod gguf;

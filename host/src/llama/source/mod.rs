@@ -302,7 +302,7 @@ impl LocalModel {
     }
 
     /// Configuration and tokenizer, which fit together.
-    fn shape(&self) -> Result<(LlamaConfig, Tokenizer), SourceError> {
+    pub(super) fn shape(&self) -> Result<(LlamaConfig, Tokenizer), SourceError> {
         let mut config = LlamaConfig::load(&self.path)?;
         config.add_generation_eos(&self.path)?;
         let tokenizer = Tokenizer::load(&self.path)?;
