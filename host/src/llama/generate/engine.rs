@@ -10,12 +10,12 @@ use tokio::sync::oneshot;
 use super::constraint::ConstraintCompiler;
 use super::forward::Decoder;
 use super::kernel::Instructions;
+use super::model::InferenceModel;
 use super::request::{
     Completion, CompletionRequest, Constraint, GenerateError, LogLikelihood, Prompt,
 };
 use super::scheduler::{self, Job, Work, Writing};
 use crate::llama::config::LlamaConfig;
-use crate::llama::source::Model;
 use crate::llama::tokenizer::Tokenizer;
 
 /// How an engine spends memory and processors. No setting changes what a request is answered.
@@ -74,16 +74,18 @@ impl Drop for Inner {
 impl Engine {
     /// Arranges a model's weights for inference and starts its decoding thread.
     ///
-    /// Memory: 4 bytes a parameter (a tied embedding counts twice), and
-    /// [`Engine::kv_bytes_per_token`] for every token of the requests being decoded.
-    pub fn start(model: Model, options: EngineOptions) -> Result<Self, GenerateError> {
-        let Model {
+    /// Memory: a GGUF file's Q4_1 and Q8_0 matrices as they are there, 4 bytes a parameter of all others;
+    /// and [`Engine::kv_bytes_per_token`] for every token of the requests being decoded.
+    pub fn start(
+        model: impl Into<InferenceModel>,
+        options: EngineOptions,
+    ) -> Result<Self, GenerateError> {
+        let InferenceModel {
             config,
             weights,
             tokenizer,
             identity,
-            ..
-        } = model;
+        } = model.into();
         let options = EngineOptions {
             max_batch: options.max_batch.max(1),
             prefill_chunk: options.prefill_chunk.max(1),

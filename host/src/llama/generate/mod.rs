@@ -4,6 +4,7 @@ mod constraint;
 mod engine;
 mod forward;
 mod kernel;
+mod model;
 mod request;
 mod sampler;
 mod scheduler;
@@ -11,6 +12,8 @@ mod scheduler;
 mod tests;
 
 pub use engine::{Engine, EngineOptions};
+pub(in crate::llama) use kernel::Stored;
+pub use model::InferenceModel;
 pub use request::{
     Completion, CompletionRequest, Constraint, FinishReason, GenerateError, LogLikelihood, Prompt,
     TokenLogProb,
