@@ -38,6 +38,7 @@ fn measure(what: &str, model: &str) {
     let options = EngineOptions {
         max_batch: 32,
         prefill_chunk: 512,
+        shared_prefix_tokens: 0,
         context_length: Some(1024),
         threads: Some(THREADS),
     };

@@ -13,5 +13,6 @@ pub mod manifest;
 pub mod models;
 pub mod plugin;
 pub mod seed;
+pub mod serve;
 pub mod stages;
 pub mod trainer;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
 use llguidance::Matcher;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use super::constraint::ConstraintCompiler;
 use super::forward::Decoder;
@@ -25,6 +25,9 @@ pub struct EngineOptions {
     pub max_batch: usize,
     /// Prompt tokens read in one turn, beside the tokens being generated.
     pub prefill_chunk: usize,
+    /// Tokens of ended requests whose keys and values are kept, so that requests that begin alike share them;
+    /// 0 shares nothing, not even between requests that run together.
+    pub shared_prefix_tokens: usize,
     /// Longest sequence, in tokens; the model's own limit where absent or smaller.
     pub context_length: Option<usize>,
     /// Threads; one a processor where absent.
@@ -36,6 +39,7 @@ impl Default for EngineOptions {
         Self {
             max_batch: 16,
             prefill_chunk: 128,
+            shared_prefix_tokens: 4096,
             context_length: None,
             threads: None,
         }
@@ -75,7 +79,7 @@ impl Engine {
     /// Arranges a model's weights for inference and starts its decoding thread.
     ///
     /// Memory: a GGUF file's Q4_1 and Q8_0 matrices as they are there, 4 bytes a parameter of all others;
-    /// and [`Engine::kv_bytes_per_token`] for every token of the requests being decoded.
+    /// and [`Engine::kv_bytes_per_token`] for every token of the requests being decoded or kept to be shared.
     pub fn start(
         model: impl Into<InferenceModel>,
         options: EngineOptions,
@@ -185,6 +189,16 @@ impl Engine {
     ///
     /// The answer depends on the request alone, never on what else is being decoded.
     pub async fn complete(&self, request: CompletionRequest) -> Result<Completion, GenerateError> {
+        self.complete_aloud(request, None).await
+    }
+
+    /// Like [`Engine::complete`]; `listener` hears each part of the text as soon as it is certain. The parts
+    /// together are the completion's text.
+    pub async fn complete_aloud(
+        &self,
+        request: CompletionRequest,
+        listener: Option<UnboundedSender<String>>,
+    ) -> Result<Completion, GenerateError> {
         let vocab_size = self.inner.config.vocab_size;
         let problems = request.problems(vocab_size);
         if !problems.is_empty() {
@@ -207,7 +221,7 @@ impl Engine {
             .map(|constraint| self.compile(constraint))
             .transpose()?;
         let (reply, answer) = oneshot::channel();
-        let writing = Writing::new(&request, tokens.len(), max_tokens, matcher, reply);
+        let writing = Writing::new(&request, &tokens, max_tokens, matcher, listener, reply);
         self.send(Job {
             tokens,
             work: Work::Complete(Box::new(writing)),

@@ -42,6 +42,18 @@ impl KvCache {
     pub(super) fn positions(&self) -> usize {
         self.positions
     }
+
+    /// A copy of what the first tokens left.
+    pub(super) fn prefix(&self, positions: usize) -> Self {
+        Self {
+            layers: self
+                .layers
+                .iter()
+                .map(|layer| layer.prefix(positions))
+                .collect(),
+            positions,
+        }
+    }
 }
 
 /// The next tokens of one sequence.

@@ -5,11 +5,13 @@ mod engine;
 mod forward;
 mod kernel;
 mod model;
+mod prefix;
 mod request;
 mod sampler;
 mod scheduler;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use engine::{Engine, EngineOptions};
 pub(in crate::llama) use kernel::Stored;
