@@ -1,5 +1,6 @@
 //! The command line: what people type, see and get back.
 
+mod chat;
 mod check;
 mod convert;
 mod model;
@@ -9,6 +10,7 @@ mod progress;
 mod recorded;
 mod report;
 mod run;
+mod serve;
 mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -53,6 +55,10 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Say whether a recipe still resolves to what was run, and a run still holds what it made
     Verify(verify::VerifyArgs),
+    /// Talk with a model on this machine
+    Chat(chat::ChatArgs),
+    /// Serve a model on this machine to programs that speak OpenAI's API
+    Serve(serve::ServeArgs),
     /// Fetch and look at models
     Model(model::ModelArgs),
     /// Write a model in another form, for other programs
@@ -201,6 +207,8 @@ pub fn main() -> ExitCode {
             Command::Report(args) => report::report(args),
             Command::Plan(args) => plan::plan(args).await,
             Command::Verify(args) => verify::verify(args).await,
+            Command::Chat(args) => chat::chat(args).await,
+            Command::Serve(args) => serve::serve(args).await,
             Command::Model(args) => model::model(args),
             Command::Convert(args) => convert::convert(args),
             Command::Plugin(args) => plugin::plugin(args).await,

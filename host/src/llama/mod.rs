@@ -16,7 +16,7 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use config::{ConfigError, LlamaConfig, RopeScaling};
-pub use generate::{Engine, EngineOptions, GenerateError};
+pub use generate::{Engine, EngineOptions, GenerateError, InferenceModel};
 pub use source::{
     FileIdentity, LocalModel, Model, ModelFiles, ModelSource, Progress, SourceError, open,
 };

@@ -288,7 +288,7 @@ impl Weights {
     }
 
     /// Hugging Face's name of each tensor of a GGUF file, with the name that it has there.
-    fn survey_gguf(
+    pub(super) fn survey_gguf(
         file: &GgufFile,
         config: &LlamaConfig,
     ) -> Result<BTreeMap<String, String>, WeightsError> {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     ledger::{Ledger, LedgerError},
-    llama::{self, Engine, EngineOptions, ModelSource},
+    llama::{self, Engine, EngineOptions, InferenceModel, ModelSource},
     manifest::{Model, Provider, Recipe},
     models::{LocalProvider, Served, Service},
     servers::Servers,
@@ -170,7 +170,8 @@ fn open(
         message: error.to_string(),
     };
     let parsed: ModelSource = source.parse().map_err(|e| failed(&e))?;
-    let opened = llama::open(&parsed, progress).map_err(|e| failed(&e))?;
+    let local = parsed.fetch(progress).map_err(|e| failed(&e))?;
+    let opened = InferenceModel::open(&local, progress).map_err(|e| failed(&e))?;
     let options = EngineOptions {
         max_batch: model.max_concurrency,
         context_length: model.context_length.map(|length| length as usize),
