@@ -26,8 +26,8 @@ use pacos::{
     plugin::{HostCalls, Instance, Loaded, NoCalls, Refusal, read_every_file},
 };
 use pacos_plugin::{
-    Candidate, Error, Example, Level, Likelihood, ModelDescription, Prompt, Reply, Request, Task,
-    Unit,
+    Candidate, Error, Example, HttpRequest, HttpResponse, Level, Likelihood, ModelDescription,
+    Prompt, Reply, Request, Task, Unit,
 };
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
@@ -223,6 +223,13 @@ impl HostCalls for Silent {
         _requests: Vec<Request>,
     ) -> BoxFuture<'a, Result<Vec<Result<Reply, Error>>, Refusal>> {
         Box::pin(std::future::pending())
+    }
+
+    fn fetch_many(
+        &self,
+        requests: Vec<HttpRequest>,
+    ) -> BoxFuture<'_, Result<Vec<Result<HttpResponse, Error>>, Refusal>> {
+        NoCalls.fetch_many(requests)
     }
 
     fn count_tokens(&self, role: &str, text: &str) -> Result<u32, Refusal> {

@@ -14,5 +14,7 @@ pub mod manifest;
 pub mod models;
 pub mod plugin;
 pub mod seed;
+pub mod serve;
+pub mod servers;
 pub mod stages;
 pub mod trainer;

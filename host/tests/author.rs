@@ -96,7 +96,7 @@ fn c_projects_build_and_pass() {
         let file = format!("c-{kind}/build/c-{kind}.wasm");
         let about = printed(&mut pacos(folder.path(), &["inspect", &file]));
         assert!(about.starts_with(&format!("c-{kind} 0.1.0\n")), "{about}");
-        let contract = format!("pacos:plugin/{kind}@0.1.0");
+        let contract = format!("pacos:plugin/{kind}@{}", pacos_plugin::CONTRACT);
         assert!(about.contains(&contract), "{about}");
         // Its code and what it uses of a C library, without that library's debug information.
         let size = fs::metadata(folder.path().join(&file)).unwrap().len();
@@ -131,6 +131,109 @@ fn tested_with(language: &str, file: &str, line: &str, other: &str) -> String {
     let output = pacos(folder.path(), &["test", "short"]).output().unwrap();
     assert_eq!(output.status.code(), Some(4));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// The filter of `new`, made to count the words of what a server says and not of the answer.
+fn asks_a_server(language: &str, file: &str, changes: &[(&str, &str)]) {
+    let folder = folder();
+    new(folder.path(), "short", "filter", language);
+    let project = folder.path().join("short");
+    let source = project.join("src").join(file);
+    let mut text = fs::read_to_string(&source).unwrap();
+    for (line, other) in changes {
+        assert!(text.contains(line), "{line}\n---\n{text}");
+        text = text.replacen(line, other, 1);
+    }
+    fs::write(&source, text).unwrap();
+    let cases = r#"
+[[case]]
+name = "a word, and then three"
+replies = [{ status = 200, body = "one" }, { status = 404, body = "no such page" }]
+input = [{ instruction = "A", output = "b" }, { instruction = "C", output = "d" }]
+expect = [{ code = "answer-too-short" }, { code = "kept", scores = { words = 3.0 } }]
+"#;
+    fs::write(project.join("tests/cases.toml"), cases).unwrap();
+    printed(&mut pacos(folder.path(), &["test", "short"]));
+    let about = printed(&mut pacos(
+        folder.path(),
+        &["inspect", "short/build/short.wasm"],
+    ));
+    assert!(about.contains("http:facts.example.com"), "{about}");
+}
+
+#[test]
+fn a_filter_in_c_asks_a_server() {
+    asks_a_server(
+        "c",
+        "plugin.c",
+        &[
+            (
+                "    description->config_schema",
+                "    static pacos_string wanted = {\"http:facts.example.com\", 22};\n    \
+                 description->capabilities.items = &wanted;\n    \
+                 description->capabilities.len = 1;\n    description->config_schema",
+            ),
+            (
+                "        size_t words = count_words(answer(&batch->items[i].payload));\n",
+                "        pacos_http_request request;\n        pacos_http_response response;\n        \
+                 pacos_string body;\n        size_t words;\n        \
+                 (void)answer;\n        memset(&request, 0, sizeof request);\n        \
+                 request.method = PACOS_HTTP_METHOD_GET;\n        \
+                 request.url = pacos_str(\"https://facts.example.com/\");\n        \
+                 if (!pacos_fetch(call, &request, &response))\n            return false;\n        \
+                 body.ptr = (const char *)response.body.items;\n        \
+                 body.len = response.body.len;\n        words = count_words(body);\n",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_filter_in_python_asks_a_server() {
+    asks_a_server(
+        "python",
+        "plugin.py",
+        &[
+            (
+                "from wit_world.imports.types import (",
+                "from wit_world.imports.http import HttpMethod, HttpRequest, fetch\n\
+                 from wit_world.imports.types import (",
+            ),
+            (
+                "capabilities=[]",
+                "capabilities=[\"http:facts.example.com\"]",
+            ),
+            (
+                "        words = len(answer(candidate.payload).split())\n",
+                "        request = HttpRequest(HttpMethod.GET, \"https://facts.example.com/\", [], b\"\")\n        \
+                 words = len(fetch(request).body.split())\n",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_filter_in_javascript_asks_a_server() {
+    asks_a_server(
+        "javascript",
+        "plugin.js",
+        &[
+            (
+                "import { plugin }",
+                "import { fetch as ask } from 'pacos:plugin/http@0.1.1';\nimport { plugin }",
+            ),
+            (
+                "capabilities: []",
+                "capabilities: ['http:facts.example.com']",
+            ),
+            (
+                "  const words = answer(payload)",
+                "  const url = 'https://facts.example.com/';\n  \
+                 const response = ask({ method: 'get', url, headers: [], body: new Uint8Array() });\n  \
+                 const words = new TextDecoder().decode(response.body)",
+            ),
+        ],
+    );
 }
 
 #[test]

@@ -38,6 +38,9 @@ SAME(pacos_result_reply_error, pacos_plugin_models_result_reply_error_t);
 SAME(pacos_model_description, pacos_plugin_models_model_description_t);
 SAME(pacos_prompt, pacos_plugin_models_prompt_t);
 SAME(pacos_likelihood, pacos_plugin_models_likelihood_t);
+SAME(pacos_http_request, pacos_plugin_http_http_request_t);
+SAME(pacos_http_response, pacos_plugin_http_http_response_t);
+SAME(pacos_result_http_response_error, pacos_plugin_http_result_http_response_error_t);
 
 /* ---- memory ------------------------------------------------------------------------------ */
 
@@ -133,6 +136,17 @@ bool pacos_log_likelihood(pacos_call *call, pacos_string role, const pacos_promp
     bool done = pacos_plugin_models_log_likelihood(
         THEIRS(WORLD(string_t), &role), THEIRS(pacos_plugin_models_prompt_t, &asked),
         THEIRS(WORLD(string_t), &answer), THEIRS(pacos_plugin_models_likelihood_t, likelihood), &error);
+    return told(call, done, &error);
+}
+
+bool pacos_fetch_many(pacos_call *call, const pacos_list_http_request *requests,
+                      pacos_list_result_http_response_error *responses)
+{
+    pacos_plugin_http_error_t error;
+    pacos_list_http_request asked = *requests;
+    bool done = pacos_plugin_http_fetch_many(
+        THEIRS(pacos_plugin_http_list_http_request_t, &asked),
+        THEIRS(pacos_plugin_http_list_result_http_response_error_t, responses), &error);
     return told(call, done, &error);
 }
 

@@ -104,6 +104,18 @@ bool pacos_log_likelihood(pacos_call *call, pacos_string role, const pacos_promp
     return whole(call, &reader);
 }
 
+bool pacos_fetch_many(pacos_call *call, const pacos_list_http_request *requests,
+                      pacos_list_result_http_response_error *responses)
+{
+    pacos_writer arguments = {0};
+    pacos_reader reader;
+    pacos_write_list_http_request(&arguments, requests);
+    if (!ask(call, PACOS_HOST_FETCH_MANY, &arguments, &reader))
+        return false;
+    pacos_read_list_result_http_response_error(&reader, responses);
+    return whole(call, &reader);
+}
+
 void pacos_accepted(pacos_call *call, uint64_t start, uint32_t count, pacos_list_example *examples)
 {
     pacos_writer arguments = {0};

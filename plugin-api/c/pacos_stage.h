@@ -72,6 +72,11 @@ bool pacos_complete_many(pacos_call *call, pacos_string role, const pacos_list_r
 bool pacos_count_tokens(pacos_call *call, pacos_string role, pacos_string text, uint32_t *tokens);
 bool pacos_log_likelihood(pacos_call *call, pacos_string role, const pacos_prompt *prompt,
                           pacos_string answer, pacos_likelihood *likelihood);
+/* Servers, by the names that the recipe grants; each needs the capability `http:HOST`. Responses
+ * come in the order of the requests, of whatever status; one that failed does not hide the others.
+ * A body is bytes, in `items` and `len`. */
+bool pacos_fetch_many(pacos_call *call, const pacos_list_http_request *requests,
+                      pacos_list_result_http_response_error *responses);
 /* Generators: accepted examples `start`, `start + 1`, ... as far as the unit may see them. */
 void pacos_accepted(pacos_call *call, uint64_t start, uint32_t count, pacos_list_example *examples);
 void pacos_log(pacos_call *call, pacos_level level, pacos_string message);
@@ -120,6 +125,25 @@ static inline bool pacos_complete(pacos_call *call, pacos_string role, pacos_req
         return false;
     }
     *reply = replies.items[0].as.ok;
+    return true;
+}
+
+/* Sends one request to a server. */
+static inline bool pacos_fetch(pacos_call *call, pacos_http_request *request,
+                               pacos_http_response *response)
+{
+    pacos_list_http_request requests = {request, 1};
+    pacos_list_result_http_response_error responses = {NULL, 0};
+    if (!pacos_fetch_many(call, &requests, &responses))
+        return false;
+    if (responses.len != 1)
+        return pacos_refuse(call, "host-broke-contract",
+                            pacos_str("one request did not bring one response"));
+    if (responses.items[0].failed) {
+        call->error = responses.items[0].as.error;
+        return false;
+    }
+    *response = responses.items[0].as.ok;
     return true;
 }
 

@@ -1,5 +1,5 @@
 /*
- * The native ABI of Pacos plugins: the contract pacos:plugin@0.1.0 in a dynamic library.
+ * The native ABI of Pacos plugins: the contract pacos:plugin@0.1.1 in a dynamic library.
  *
  * Generated from the WIT package and the crate `pacos-plugin`. C11 or C++11.
  *
@@ -32,11 +32,11 @@ extern "C" {
 
 #define PACOS_MAGIC {'p', 'a', 'c', 'o', 's', 'p', 'l', 'g'}
 #define PACOS_ABI_MAJOR 1
-#define PACOS_ABI_MINOR 0
+#define PACOS_ABI_MINOR 1
 
-#define PACOS_CONTRACT_GENERATOR "pacos:plugin/generator@0.1.0"
-#define PACOS_CONTRACT_FILTER "pacos:plugin/filter@0.1.0"
-#define PACOS_CONTRACT_EVALUATOR "pacos:plugin/evaluator@0.1.0"
+#define PACOS_CONTRACT_GENERATOR "pacos:plugin/generator@0.1.1"
+#define PACOS_CONTRACT_FILTER "pacos:plugin/filter@0.1.1"
+#define PACOS_CONTRACT_EVALUATOR "pacos:plugin/evaluator@0.1.1"
 
 /* What a call came to. */
 /* The buffer holds the result. */
@@ -81,6 +81,8 @@ extern "C" {
 #define PACOS_HOST_LOG 5
 /* `(done, total)` to `()`. */
 #define PACOS_HOST_PROGRESS 6
+/* `(list<http-request>)` to `list<result<http-response, error>>`; since 1.1. */
+#define PACOS_HOST_FETCH_MANY 7
 
 /* Borrowed bytes. `ptr` may be anything where `len` is 0. */
 typedef struct pacos_bytes {
@@ -271,6 +273,11 @@ static inline void pacos_read_u32(pacos_reader *r, uint32_t *value)
     *value = (uint32_t)pacos_read_varint(r, UINT32_MAX);
 }
 
+static inline void pacos_read_u16(pacos_reader *r, uint16_t *value)
+{
+    *value = (uint16_t)pacos_read_varint(r, UINT16_MAX);
+}
+
 /* Which case of a variant or an enumeration. A byte, as in a WASM component's memory. */
 static inline void pacos_read_tag(pacos_reader *r, uint8_t *value)
 {
@@ -399,6 +406,11 @@ static inline void pacos_write_u32(pacos_writer *w, uint32_t value)
     pacos_write_u64(w, value);
 }
 
+static inline void pacos_write_u16(pacos_writer *w, uint16_t value)
+{
+    pacos_write_u32(w, value);
+}
+
 static inline void pacos_write_f64(pacos_writer *w, double value)
 {
     uint64_t bits;
@@ -440,9 +452,14 @@ static inline int32_t pacos_give(pacos_writer *w, pacos_buffer *output, int32_t 
 
 /* ---- the records of the contract --------------------------------------------------------- */
 
+/* How much a message matters. */
+/* For the plugin's author. */
 #define PACOS_LEVEL_DEBUG 0u
+/* For whoever wants to follow. */
 #define PACOS_LEVEL_INFO 1u
+/* Something is not as it should be. */
 #define PACOS_LEVEL_WARN 2u
+/* Something went wrong. */
 #define PACOS_LEVEL_ERROR 3u
 typedef uint8_t pacos_level;
 
@@ -483,7 +500,10 @@ static inline void pacos_write_error(pacos_writer *w, const pacos_error *value)
     pacos_write_bool(w, value->retryable);
 }
 
+/* How grave a diagnostic is. */
+/* The run does not begin. */
 #define PACOS_SEVERITY_ERROR 0u
+/* The run begins, and the person is told. */
 #define PACOS_SEVERITY_WARNING 1u
 typedef uint8_t pacos_severity;
 
@@ -521,10 +541,12 @@ static inline void pacos_write_option_string(pacos_writer *w, const pacos_option
 
 /* What `configure` has to say of one key of the configuration. */
 typedef struct pacos_diagnostic {
+    /* Whether it stops the run. */
     pacos_severity severity;
     /* Dotted path of the key inside the plugin's own table, such as
      * `thresholds.rouge`; empty for the table itself. */
     pacos_string path;
+    /* One sentence for a person: what was expected, what was found. */
     pacos_string message;
     /* What to write instead. */
     pacos_option_string help;
@@ -571,11 +593,12 @@ static inline void pacos_write_list_string(pacos_writer *w, const pacos_list_str
 
 /* What a plugin says of itself. The host asks before it configures. */
 typedef struct pacos_description {
+    /* Kebab-case, the same from version to version; verdicts are recorded under it. */
     pacos_string name;
     /* Semantic version of the plugin, not of the contract. */
     pacos_string version;
-    /* Capabilities it will use, such as `models:teacher`. Asking is not
-     * getting: the recipe must grant each one. */
+    /* Capabilities it will use, such as `models:teacher` or `http:api.example.com`.
+     * Asking is not getting: the recipe must grant each one. */
     pacos_list_string capabilities;
     /* JSON Schema of the configuration table. */
     pacos_string config_schema;
@@ -609,8 +632,11 @@ static inline void pacos_write_description(pacos_writer *w, const pacos_descript
 /* One instruction-following task, in Alpaca's three fields. An empty
  * `input` means that the instruction stands alone. */
 typedef struct pacos_task {
+    /* What is to be done. */
     pacos_string instruction;
+    /* What it is to be done to; may be empty. */
     pacos_string input;
+    /* The answer. */
     pacos_string output;
 } pacos_task;
 
@@ -629,9 +655,11 @@ static inline void pacos_write_task(pacos_writer *w, const pacos_task *value)
     pacos_write_string(w, value->output);
 }
 
-/* One turn of a conversation; `role` is `system`, `user` or `assistant`. */
+/* One turn of a conversation. */
 typedef struct pacos_message {
+    /* `system`, `user` or `assistant`. */
     pacos_string role;
+    /* What is said. */
     pacos_string content;
 } pacos_message;
 
@@ -670,8 +698,11 @@ static inline void pacos_write_list_message(pacos_writer *w, const pacos_list_me
         pacos_write_message(w, &value->items[i]);
 }
 
+/* A task with its answer. */
 #define PACOS_PAYLOAD_TASK 0u
+/* A conversation, in the order of its turns. */
 #define PACOS_PAYLOAD_CHAT 1u
+/* What a candidate, and an example of the dataset, consists of. */
 typedef struct pacos_payload {
     uint8_t tag;
     union {
@@ -713,7 +744,9 @@ static inline void pacos_write_payload(pacos_writer *w, const pacos_payload *val
 
 /* A candidate is known by the unit that made it and its place in that unit. */
 typedef struct pacos_candidate_id {
+    /* The unit, counted from 0. */
     uint64_t unit;
+    /* The place among the unit's candidates, counted from 0. */
     uint32_t n;
 } pacos_candidate_id;
 
@@ -732,6 +765,7 @@ static inline void pacos_write_candidate_id(pacos_writer *w, const pacos_candida
 
 /* Zero-based line of the seed file, blank lines not counted. */
 #define PACOS_ORIGIN_SEED 0u
+/* An earlier candidate. */
 #define PACOS_ORIGIN_CANDIDATE 1u
 /* Something a candidate came from, or came too close to. */
 typedef struct pacos_origin {
@@ -773,8 +807,11 @@ static inline void pacos_write_origin(pacos_writer *w, const pacos_origin *value
     }
 }
 
+/* A named figure that explains a verdict or a judgement. */
 typedef struct pacos_score {
+    /* Kebab-case, such as `rouge-l`. */
     pacos_string name;
+    /* A finite number. */
     double value;
 } pacos_score;
 
@@ -791,8 +828,11 @@ static inline void pacos_write_score(pacos_writer *w, const pacos_score *value)
     pacos_write_f64(w, value->value);
 }
 
+/* A named text that goes with a record, for people and for later stages. */
 typedef struct pacos_attribute {
+    /* Kebab-case, such as `topic`. */
     pacos_string name;
+    /* Any text. */
     pacos_string value;
 } pacos_attribute;
 
@@ -810,10 +850,14 @@ static inline void pacos_write_attribute(pacos_writer *w, const pacos_attribute 
 }
 
 /* Bytes `start..end` of the text of the unit's reply number `ordinal`
- * (requests of one unit are counted from 0, in the order they were made). */
+ * (requests of one unit, to models and to servers, are counted from 0 in
+ * the order they were made). */
 typedef struct pacos_place {
+    /* Which of the unit's replies. */
     uint32_t ordinal;
+    /* The first byte. */
     uint32_t start;
+    /* One beyond the last byte. */
     uint32_t end;
 } pacos_place;
 
@@ -836,6 +880,7 @@ static inline void pacos_write_place(pacos_writer *w, const pacos_place *value)
 #define PACOS_PROMPT_COMPLETION 0u
 /* A conversation, put through the model's own chat template. */
 #define PACOS_PROMPT_CHAT 1u
+/* What a model is asked. */
 typedef struct pacos_prompt {
     uint8_t tag;
     union {
@@ -920,8 +965,11 @@ static inline void pacos_write_format(pacos_writer *w, const pacos_format *value
     }
 }
 
+/* Makes one token more or less likely. */
 typedef struct pacos_token_bias {
+    /* The token's number in the model's own vocabulary. */
     uint32_t token;
+    /* Added to its logit: -100 forbids it, 100 makes it the only choice. */
     double bias;
 } pacos_token_bias;
 
@@ -1043,16 +1091,23 @@ static inline void pacos_write_option_format(pacos_writer *w, const pacos_option
 /* Names and meanings are those of the OpenAI API. What is absent is left
  * to the model's own default. */
 typedef struct pacos_request {
+    /* What the model is asked. */
     pacos_prompt prompt;
+    /* Divides the logits before sampling; 0 takes the likeliest token. */
     pacos_option_f64 temperature;
+    /* Samples from the likeliest tokens that together have this probability. */
     pacos_option_f64 top_p;
+    /* The reply is cut after so many tokens. */
     pacos_option_u32 max_tokens;
+    /* The reply ends before the first of these texts. */
     pacos_list_string stop;
+    /* Tokens made more or less likely. */
     pacos_list_token_bias logit_bias;
     /* Seed of the sampler, where the model has one. */
     pacos_option_u64 seed;
     /* How many alternatives to report for each token. */
     pacos_option_u32 logprobs;
+    /* The shape that the reply must have. */
     pacos_option_format format;
 } pacos_request;
 
@@ -1083,9 +1138,14 @@ static inline void pacos_write_request(pacos_writer *w, const pacos_request *val
     pacos_write_option_format(w, &value->format);
 }
 
+/* Why a reply ended. */
+/* By itself, or before a stop text. */
 #define PACOS_FINISH_REASON_STOP 0u
+/* Cut at its token limit, or at the end of the model's context. */
 #define PACOS_FINISH_REASON_LENGTH 1u
+/* Held back by the server. */
 #define PACOS_FINISH_REASON_CONTENT_FILTER 2u
+/* For a reason that only the server knows. */
 #define PACOS_FINISH_REASON_OTHER 3u
 typedef uint8_t pacos_finish_reason;
 
@@ -1101,8 +1161,11 @@ static inline void pacos_write_finish_reason(pacos_writer *w, pacos_finish_reaso
     pacos_write_u32(w, value);
 }
 
+/* What a reply cost, in tokens, as the model counts them. */
 typedef struct pacos_usage {
+    /* Tokens of the prompt. */
     uint64_t prompt_tokens;
+    /* Tokens of the reply. */
     uint64_t completion_tokens;
 } pacos_usage;
 
@@ -1119,7 +1182,9 @@ static inline void pacos_write_usage(pacos_writer *w, const pacos_usage *value)
     pacos_write_u64(w, value->completion_tokens);
 }
 
+/* A token that could have stood in the place of another. */
 typedef struct pacos_alternative {
+    /* Its text. */
     pacos_string token;
     /* Natural logarithm. */
     double logprob;
@@ -1160,10 +1225,13 @@ static inline void pacos_write_list_alternative(pacos_writer *w, const pacos_lis
         pacos_write_alternative(w, &value->items[i]);
 }
 
+/* A token of a reply with its probability. */
 typedef struct pacos_token_logprob {
+    /* Its text. */
     pacos_string token;
     /* Natural logarithm. */
     double logprob;
+    /* The likeliest tokens in its place, as many as were asked for. */
     pacos_list_alternative top;
 } pacos_token_logprob;
 
@@ -1224,10 +1292,15 @@ static inline void pacos_write_list_token_logprob(pacos_writer *w, const pacos_l
         pacos_write_token_logprob(w, &value->items[i]);
 }
 
+/* What a model said. */
 typedef struct pacos_reply {
+    /* The words. */
     pacos_string text;
+    /* Why there are no more of them. */
     pacos_finish_reason finish_reason;
+    /* Tokens, where the model tells. */
     pacos_option_usage usage;
+    /* One for each token, where they were asked for. */
     pacos_list_token_logprob logprobs;
 } pacos_reply;
 
@@ -1254,13 +1327,21 @@ typedef struct pacos_model_description {
     pacos_string model;
     /* In tokens, prompt and reply together. */
     pacos_option_u32 context_length;
+    /* Whether it continues raw text. */
     bool completion;
+    /* Whether it takes conversations. */
     bool chat;
+    /* Whether it keeps a JSON Schema. */
     bool json_schema;
+    /* Whether it keeps a grammar. */
     bool grammar;
+    /* Whether it tells the probabilities of its tokens. */
     bool logprobs;
+    /* Whether single tokens can be made more or less likely. */
     bool logit_bias;
+    /* Whether `count-tokens` works. */
     bool count_tokens;
+    /* Whether `log-likelihood` works. */
     bool log_likelihood;
 } pacos_model_description;
 
@@ -1293,6 +1374,7 @@ static inline void pacos_write_model_description(pacos_writer *w, const pacos_mo
     pacos_write_bool(w, value->log_likelihood);
 }
 
+/* How likely a model finds an answer. */
 typedef struct pacos_likelihood {
     /* Sum over the answer's tokens, natural logarithm. */
     double sum;
@@ -1384,8 +1466,232 @@ static inline void pacos_write_list_result_reply_error(pacos_writer *w, const pa
         pacos_write_result_reply_error(w, &value->items[i]);
 }
 
+/* What is asked of a server (RFC 9110, section 9). */
+/* Read. */
+#define PACOS_HTTP_METHOD_GET 0u
+/* Read the headers alone. */
+#define PACOS_HTTP_METHOD_HEAD 1u
+/* Have the body processed. After a lost connection it may be sent again. */
+#define PACOS_HTTP_METHOD_POST 2u
+/* Put the body in the place of what is there. */
+#define PACOS_HTTP_METHOD_PUT 3u
+/* Change what is there. */
+#define PACOS_HTTP_METHOD_PATCH 4u
+/* Remove what is there. */
+#define PACOS_HTTP_METHOD_DELETE 5u
+typedef uint8_t pacos_http_method;
+
+static inline void pacos_read_http_method(pacos_reader *r, pacos_http_method *value)
+{
+    pacos_read_tag(r, value);
+    if (*value >= 6u)
+        pacos_fail(r);
+}
+
+static inline void pacos_write_http_method(pacos_writer *w, pacos_http_method value)
+{
+    pacos_write_u32(w, value);
+}
+
+/* One line of a request's or a response's header. */
+typedef struct pacos_http_header {
+    /* Case does not matter; in responses it is lower. */
+    pacos_string name;
+    /* Visible ASCII in requests; in responses, what is no UTF-8 is replaced. */
+    pacos_string value;
+} pacos_http_header;
+
+static inline void pacos_read_http_header(pacos_reader *r, pacos_http_header *value)
+{
+    memset(value, 0, sizeof *value);
+    pacos_read_string(r, &value->name);
+    pacos_read_string(r, &value->value);
+}
+
+static inline void pacos_write_http_header(pacos_writer *w, const pacos_http_header *value)
+{
+    pacos_write_string(w, value->name);
+    pacos_write_string(w, value->value);
+}
+
+typedef struct pacos_list_http_header {
+    pacos_http_header *items;
+    size_t len;
+} pacos_list_http_header;
+
+static inline void pacos_read_list_http_header(pacos_reader *r, pacos_list_http_header *value)
+{
+    memset(value, 0, sizeof *value);
+    size_t i;
+    value->items = (pacos_http_header *)pacos_read_items(r, sizeof *value->items, &value->len);
+    for (i = 0; i < value->len; i++)
+        pacos_read_http_header(r, &value->items[i]);
+}
+
+static inline void pacos_write_list_http_header(pacos_writer *w, const pacos_list_http_header *value)
+{
+    size_t i;
+    pacos_write_u64(w, value->len);
+    for (i = 0; i < value->len; i++)
+        pacos_write_http_header(w, &value->items[i]);
+}
+
+typedef struct pacos_list_u8 {
+    uint8_t *items;
+    size_t len;
+} pacos_list_u8;
+
+static inline void pacos_read_list_u8(pacos_reader *r, pacos_list_u8 *value)
+{
+    memset(value, 0, sizeof *value);
+    size_t i;
+    value->items = (uint8_t *)pacos_read_items(r, sizeof *value->items, &value->len);
+    for (i = 0; i < value->len; i++)
+        pacos_read_u8(r, &value->items[i]);
+}
+
+static inline void pacos_write_list_u8(pacos_writer *w, const pacos_list_u8 *value)
+{
+    size_t i;
+    pacos_write_u64(w, value->len);
+    for (i = 0; i < value->len; i++)
+        pacos_write_u8(w, value->items[i]);
+}
+
+/* A request. Keys never pass through a plugin: the recipe names the
+ * variable that holds one, and the host sends it. So `authorization`,
+ * `cookie` and the headers of the connection itself are refused here. */
+typedef struct pacos_http_request {
+    /* What is asked. */
+    pacos_http_method method;
+    /* `https://HOST/PATH?QUERY`; `http://` for this machine and for
+     * servers that the recipe says are private. */
+    pacos_string url;
+    /* In this order. */
+    pacos_list_http_header headers;
+    /* May be empty. */
+    pacos_list_u8 body;
+} pacos_http_request;
+
+static inline void pacos_read_http_request(pacos_reader *r, pacos_http_request *value)
+{
+    memset(value, 0, sizeof *value);
+    pacos_read_http_method(r, &value->method);
+    pacos_read_string(r, &value->url);
+    pacos_read_list_http_header(r, &value->headers);
+    pacos_read_list_u8(r, &value->body);
+}
+
+static inline void pacos_write_http_request(pacos_writer *w, const pacos_http_request *value)
+{
+    pacos_write_http_method(w, value->method);
+    pacos_write_string(w, value->url);
+    pacos_write_list_http_header(w, &value->headers);
+    pacos_write_list_u8(w, &value->body);
+}
+
+/* A response, of whatever status: that a server says no is an answer.
+ * Redirects are not followed; they are responses like any other. */
+typedef struct pacos_http_response {
+    /* Such as 200 (RFC 9110, section 15). */
+    uint16_t status;
+    /* In the server's order, without cookies. */
+    pacos_list_http_header headers;
+    /* The whole body, at most 16 MiB. */
+    pacos_list_u8 body;
+} pacos_http_response;
+
+static inline void pacos_read_http_response(pacos_reader *r, pacos_http_response *value)
+{
+    memset(value, 0, sizeof *value);
+    pacos_read_u16(r, &value->status);
+    pacos_read_list_http_header(r, &value->headers);
+    pacos_read_list_u8(r, &value->body);
+}
+
+static inline void pacos_write_http_response(pacos_writer *w, const pacos_http_response *value)
+{
+    pacos_write_u16(w, value->status);
+    pacos_write_list_http_header(w, &value->headers);
+    pacos_write_list_u8(w, &value->body);
+}
+
+typedef struct pacos_list_http_request {
+    pacos_http_request *items;
+    size_t len;
+} pacos_list_http_request;
+
+static inline void pacos_read_list_http_request(pacos_reader *r, pacos_list_http_request *value)
+{
+    memset(value, 0, sizeof *value);
+    size_t i;
+    value->items = (pacos_http_request *)pacos_read_items(r, sizeof *value->items, &value->len);
+    for (i = 0; i < value->len; i++)
+        pacos_read_http_request(r, &value->items[i]);
+}
+
+static inline void pacos_write_list_http_request(pacos_writer *w, const pacos_list_http_request *value)
+{
+    size_t i;
+    pacos_write_u64(w, value->len);
+    for (i = 0; i < value->len; i++)
+        pacos_write_http_request(w, &value->items[i]);
+}
+
+typedef struct pacos_result_http_response_error {
+    bool failed;
+    union {
+        pacos_http_response ok;
+        pacos_error error;
+    } as;
+} pacos_result_http_response_error;
+
+static inline void pacos_read_result_http_response_error(pacos_reader *r, pacos_result_http_response_error *value)
+{
+    memset(value, 0, sizeof *value);
+    pacos_read_bool(r, &value->failed);
+    if (value->failed)
+        pacos_read_error(r, &value->as.error);
+    else
+        pacos_read_http_response(r, &value->as.ok);
+}
+
+static inline void pacos_write_result_http_response_error(pacos_writer *w, const pacos_result_http_response_error *value)
+{
+    pacos_write_bool(w, value->failed);
+    if (value->failed)
+        pacos_write_error(w, &value->as.error);
+    else
+        pacos_write_http_response(w, &value->as.ok);
+}
+
+typedef struct pacos_list_result_http_response_error {
+    pacos_result_http_response_error *items;
+    size_t len;
+} pacos_list_result_http_response_error;
+
+static inline void pacos_read_list_result_http_response_error(pacos_reader *r, pacos_list_result_http_response_error *value)
+{
+    memset(value, 0, sizeof *value);
+    size_t i;
+    value->items = (pacos_result_http_response_error *)pacos_read_items(r, sizeof *value->items, &value->len);
+    for (i = 0; i < value->len; i++)
+        pacos_read_result_http_response_error(r, &value->items[i]);
+}
+
+static inline void pacos_write_list_result_http_response_error(pacos_writer *w, const pacos_list_result_http_response_error *value)
+{
+    size_t i;
+    pacos_write_u64(w, value->len);
+    for (i = 0; i < value->len; i++)
+        pacos_write_result_http_response_error(w, &value->items[i]);
+}
+
+/* A candidate that every filter kept. */
 typedef struct pacos_example {
+    /* The candidate it was. */
     pacos_candidate_id id;
+    /* Its content, as the last filter left it. */
     pacos_payload payload;
 } pacos_example;
 
@@ -1426,6 +1732,7 @@ static inline void pacos_write_list_example(pacos_writer *w, const pacos_list_ex
 
 /* One piece of work, the same whatever runs beside it. */
 typedef struct pacos_unit {
+    /* Counted from 0 over the whole run. */
     uint64_t index;
     /* The only randomness there is: derived from the recipe's seed and `index`. */
     uint64_t seed;
@@ -1512,8 +1819,11 @@ static inline void pacos_write_option_place(pacos_writer *w, const pacos_option_
         pacos_write_place(w, &value->value);
 }
 
+/* A candidate before it has a number. */
 typedef struct pacos_proposal {
+    /* Its content. */
     pacos_payload payload;
+    /* What else there is to say of it. */
     pacos_list_attribute attributes;
     /* What it was made from. */
     pacos_list_origin parents;
@@ -1540,8 +1850,11 @@ static inline void pacos_write_proposal(pacos_writer *w, const pacos_proposal *v
 
 /* Something in a reply that could not be used. */
 typedef struct pacos_reject {
+    /* Why, kebab-case, for programs. */
     pacos_string code;
+    /* Why, for a person. */
     pacos_string message;
+    /* Where in a reply it stands. */
     pacos_option_place place;
 } pacos_reject;
 
@@ -1604,8 +1917,11 @@ static inline void pacos_write_list_reject(pacos_writer *w, const pacos_list_rej
         pacos_write_reject(w, &value->items[i]);
 }
 
+/* What one unit brought. */
 typedef struct pacos_proposals {
+    /* In the order of their numbers. */
     pacos_list_proposal candidates;
+    /* In any order. */
     pacos_list_reject rejects;
 } pacos_proposals;
 
@@ -1666,10 +1982,15 @@ static inline void pacos_write_list_task(pacos_writer *w, const pacos_list_task 
         pacos_write_task(w, &value->items[i]);
 }
 
+/* What a filter is asked about. */
 typedef struct pacos_candidate {
+    /* Its number. */
     pacos_candidate_id id;
+    /* Its content, as earlier filters left it. */
     pacos_payload payload;
+    /* What the generator said of it. */
     pacos_list_attribute attributes;
+    /* What it was made from. */
     pacos_list_origin parents;
     /* For filters that need randomness: derived from the content. */
     uint64_t seed;
@@ -1694,10 +2015,13 @@ static inline void pacos_write_candidate(pacos_writer *w, const pacos_candidate 
     pacos_write_u64(w, value->seed);
 }
 
+/* Goes on as it is. */
 #define PACOS_DECISION_KEEP 0u
+/* Goes no further. */
 #define PACOS_DECISION_DROP 1u
 /* Goes on in this form. */
 #define PACOS_DECISION_EDIT 2u
+/* What is to become of a candidate. */
 typedef struct pacos_decision {
     uint8_t tag;
     union {
@@ -1736,7 +2060,9 @@ static inline void pacos_write_decision(pacos_writer *w, const pacos_decision *v
 
 /* What the candidate came nearest to. */
 typedef struct pacos_neighbour {
+    /* The seed or the earlier candidate. */
     pacos_origin origin;
+    /* How near, in the filter's own measure. */
     double score;
 } pacos_neighbour;
 
@@ -1795,13 +2121,17 @@ static inline void pacos_write_option_neighbour(pacos_writer *w, const pacos_opt
         pacos_write_neighbour(w, &value->value);
 }
 
+/* What a filter says of one candidate. */
 typedef struct pacos_verdict {
+    /* What is to become of it. */
     pacos_decision decision;
     /* Why, kebab-case, for programs; `kept` where there is nothing to say. */
     pacos_string code;
     /* Why, for a person; may be empty. */
     pacos_string message;
+    /* Figures that explain it. */
     pacos_list_score scores;
+    /* What the candidate came nearest to, where that played a part. */
     pacos_option_neighbour nearest;
 } pacos_verdict;
 
@@ -1826,7 +2156,9 @@ static inline void pacos_write_verdict(pacos_writer *w, const pacos_verdict *val
 
 /* A candidate with what this filter said of it, in an earlier life. */
 typedef struct pacos_judged {
+    /* As it was when it was judged. */
     pacos_candidate candidate;
+    /* What was said then. */
     pacos_verdict verdict;
 } pacos_judged;
 
@@ -1909,9 +2241,11 @@ static inline void pacos_write_list_verdict(pacos_writer *w, const pacos_list_ve
         pacos_write_verdict(w, &value->items[i]);
 }
 
+/* What one model answered. */
 typedef struct pacos_answer {
     /* Name of the model: a role, such as `student` or `student.base`. */
     pacos_string model;
+    /* Its answer. */
     pacos_string text;
 } pacos_answer;
 
@@ -1952,9 +2286,13 @@ static inline void pacos_write_list_answer(pacos_writer *w, const pacos_list_ans
 
 /* A task of the evaluation set; its `output` is the reference answer. */
 typedef struct pacos_item {
+    /* Counted from 0 over the evaluation set. */
     uint64_t index;
+    /* For evaluators that need randomness: derived from the content. */
     uint64_t seed;
+    /* The task, with the reference answer. */
     pacos_task task;
+    /* What the models answered. */
     pacos_list_answer answers;
 } pacos_item;
 
@@ -1975,8 +2313,12 @@ static inline void pacos_write_item(pacos_writer *w, const pacos_item *value)
     pacos_write_list_answer(w, &value->answers);
 }
 
+/* How a comparison ended. */
+/* The first answer is better. */
 #define PACOS_OUTCOME_FIRST 0u
+/* The second answer is better. */
 #define PACOS_OUTCOME_SECOND 1u
+/* Neither is. */
 #define PACOS_OUTCOME_TIE 2u
 /* The judge answered, and the answer could not be read. */
 #define PACOS_OUTCOME_UNPARSED 3u
@@ -1998,13 +2340,19 @@ static inline void pacos_write_outcome(pacos_writer *w, pacos_outcome value)
 
 /* One comparison of two answers to one task. */
 typedef struct pacos_judgement {
+    /* Index of the item. */
     uint64_t item;
+    /* Name of the model whose answer is the first. */
     pacos_string first;
+    /* Name of the model whose answer is the second. */
     pacos_string second;
+    /* How it ended. */
     pacos_outcome outcome;
     /* The judge changed its mind when the answers changed places. */
     bool flipped;
+    /* Figures that explain it. */
     pacos_list_score scores;
+    /* What else there is to say, such as the judge's words. */
     pacos_list_attribute attributes;
 } pacos_judgement;
 
@@ -2031,12 +2379,17 @@ static inline void pacos_write_judgement(pacos_writer *w, const pacos_judgement 
     pacos_write_list_attribute(w, &value->attributes);
 }
 
+/* One figure of the report. */
 typedef struct pacos_metric {
+    /* Kebab-case, such as `win-rate`. */
     pacos_string name;
+    /* The figure. */
     double value;
+    /* Its standard error, where it has one. */
     pacos_option_f64 standard_error;
     /* How many observations it rests on. */
     uint64_t n;
+    /* What it is about, such as the models compared. */
     pacos_list_attribute attributes;
 } pacos_metric;
 

@@ -10,7 +10,7 @@
 
 pub mod guest {
     wit_bindgen::generate!({
-        path: "wit/0.1.0",
+        path: "wit/0.1.1",
         world: "guest",
         additional_derives: [PartialEq, serde::Serialize, serde::Deserialize],
         generate_all,
@@ -19,14 +19,15 @@ pub mod guest {
 
 pub mod generator {
     wit_bindgen::generate!({
-        path: "wit/0.1.0",
+        path: "wit/0.1.1",
         world: "generator-plugin",
         additional_derives: [PartialEq, serde::Serialize, serde::Deserialize],
         with: {
-            "pacos:plugin/types@0.1.0": crate::bindings::guest::pacos::plugin::types,
-            "pacos:plugin/models@0.1.0": crate::bindings::guest::pacos::plugin::models,
-            "pacos:plugin/log@0.1.0": crate::bindings::guest::pacos::plugin::log,
-            "pacos:plugin/accepted@0.1.0": crate::bindings::guest::pacos::plugin::accepted,
+            "pacos:plugin/types@0.1.1": crate::bindings::guest::pacos::plugin::types,
+            "pacos:plugin/models@0.1.1": crate::bindings::guest::pacos::plugin::models,
+            "pacos:plugin/http@0.1.1": crate::bindings::guest::pacos::plugin::http,
+            "pacos:plugin/log@0.1.1": crate::bindings::guest::pacos::plugin::log,
+            "pacos:plugin/accepted@0.1.1": crate::bindings::guest::pacos::plugin::accepted,
         },
         pub_export_macro: true,
         export_macro_name: "export_generator_component",
@@ -36,13 +37,14 @@ pub mod generator {
 
 pub mod filter {
     wit_bindgen::generate!({
-        path: "wit/0.1.0",
+        path: "wit/0.1.1",
         world: "filter-plugin",
         additional_derives: [PartialEq, serde::Serialize, serde::Deserialize],
         with: {
-            "pacos:plugin/types@0.1.0": crate::bindings::guest::pacos::plugin::types,
-            "pacos:plugin/models@0.1.0": crate::bindings::guest::pacos::plugin::models,
-            "pacos:plugin/log@0.1.0": crate::bindings::guest::pacos::plugin::log,
+            "pacos:plugin/types@0.1.1": crate::bindings::guest::pacos::plugin::types,
+            "pacos:plugin/models@0.1.1": crate::bindings::guest::pacos::plugin::models,
+            "pacos:plugin/http@0.1.1": crate::bindings::guest::pacos::plugin::http,
+            "pacos:plugin/log@0.1.1": crate::bindings::guest::pacos::plugin::log,
         },
         pub_export_macro: true,
         export_macro_name: "export_filter_component",
@@ -52,13 +54,14 @@ pub mod filter {
 
 pub mod evaluator {
     wit_bindgen::generate!({
-        path: "wit/0.1.0",
+        path: "wit/0.1.1",
         world: "evaluator-plugin",
         additional_derives: [PartialEq, serde::Serialize, serde::Deserialize],
         with: {
-            "pacos:plugin/types@0.1.0": crate::bindings::guest::pacos::plugin::types,
-            "pacos:plugin/models@0.1.0": crate::bindings::guest::pacos::plugin::models,
-            "pacos:plugin/log@0.1.0": crate::bindings::guest::pacos::plugin::log,
+            "pacos:plugin/types@0.1.1": crate::bindings::guest::pacos::plugin::types,
+            "pacos:plugin/models@0.1.1": crate::bindings::guest::pacos::plugin::models,
+            "pacos:plugin/http@0.1.1": crate::bindings::guest::pacos::plugin::http,
+            "pacos:plugin/log@0.1.1": crate::bindings::guest::pacos::plugin::log,
         },
         pub_export_macro: true,
         export_macro_name: "export_evaluator_component",

@@ -4,9 +4,9 @@
 use std::{cell::RefCell, marker::PhantomData, thread::LocalKey};
 
 use crate::{
-    Candidate, Description, Diagnostic, Error, Evaluator, Example, Filter, Generator, Host, Item,
-    Judged, Judgement, Level, Likelihood, Metric, ModelDescription, Plugin, Prompt, Proposals,
-    Reply, Request, Task, Unit, Verdict,
+    Candidate, Description, Diagnostic, Error, Evaluator, Example, Filter, Generator, Host,
+    HttpRequest, HttpResponse, Item, Judged, Judgement, Level, Likelihood, Metric,
+    ModelDescription, Plugin, Prompt, Proposals, Reply, Request, Task, Unit, Verdict,
     bindings::{
         evaluator::exports::pacos::plugin::evaluator, filter::exports::pacos::plugin::filter,
         generator::exports::pacos::plugin::generator, guest::pacos::plugin as imports,
@@ -155,6 +155,17 @@ impl Host for Imports {
         answer: &str,
     ) -> Result<Likelihood, Error> {
         imports::models::log_likelihood(role, prompt, answer)
+    }
+
+    fn fetch_many(
+        &self,
+        requests: &[HttpRequest],
+    ) -> Result<Vec<Result<HttpResponse, Error>>, Error> {
+        imports::http::fetch_many(requests)
+    }
+
+    fn fetch(&self, request: &HttpRequest) -> Result<HttpResponse, Error> {
+        imports::http::fetch(request)
     }
 
     fn accepted(&self, start: u64, count: u32) -> Vec<Example> {

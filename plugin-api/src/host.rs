@@ -1,6 +1,9 @@
 //! What a plugin may ask of the host.
 
-use crate::{Error, Example, Level, Likelihood, ModelDescription, Prompt, Reply, Request};
+use crate::{
+    Error, Example, HttpRequest, HttpResponse, Level, Likelihood, ModelDescription, Prompt, Reply,
+    Request,
+};
 
 /// The host, as a plugin sees it. Tests use [`testing::ScriptedHost`](crate::testing::ScriptedHost).
 ///
@@ -30,14 +33,7 @@ pub trait Host {
     /// # Errors
     /// As [`Host::complete_many`], and what the model refused for good (`request-refused`).
     fn complete(&self, role: &str, request: &Request) -> Result<Reply, Error> {
-        let mut replies = self.complete_many(role, std::slice::from_ref(request))?;
-        match (replies.pop(), replies.is_empty()) {
-            (Some(reply), true) => reply,
-            _ => Err(Error::new(
-                "host-broke-contract",
-                "one request did not bring one reply",
-            )),
-        }
+        only(self.complete_many(role, std::slice::from_ref(request))?)
     }
 
     /// How many tokens `text` has for the model behind `role`.
@@ -57,6 +53,47 @@ pub trait Host {
         answer: &str,
     ) -> Result<Likelihood, Error>;
 
+    /// Sends many requests to servers at once. Responses come in the order of the requests, and
+    /// one that failed does not hide the others.
+    ///
+    /// Each server needs the capability `http:HOST`, declared and granted like those of models. A
+    /// run sends the same request once; its recorded response answers whoever repeats it. A
+    /// response of any status is a response; redirects are not followed. Keys are the recipe's:
+    /// the host sends them, and no plugin sees them.
+    ///
+    /// ```
+    /// use pacos_plugin::{testing::ScriptedHost, Host, HttpRequest};
+    ///
+    /// let host = ScriptedHost::new().response(200, r#"{"known": true}"#);
+    /// let request = HttpRequest::get("https://facts.example.com/rivers?name=Po");
+    /// let response = host.fetch(&request)?;
+    /// assert_eq!(response.status, 200);
+    /// assert!(response.text().contains("known"));
+    /// # Ok::<(), pacos_plugin::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `budget` where the grant does not cover the requests, `too-many-requests` where nobody can
+    /// mean so many. Of a single request: `not-granted`, `bad-request` for what cannot be sent,
+    /// `private-address` for a name that leads into the user's own network, `no-answer` for a
+    /// server that does not answer, `response-too-large`.
+    fn fetch_many(
+        &self,
+        requests: &[HttpRequest],
+    ) -> Result<Vec<Result<HttpResponse, Error>>, Error> {
+        // Hosts of an author's own tests may be older than this function.
+        let _ = requests;
+        Err(Error::new("unsupported", "this host asks no servers"))
+    }
+
+    /// Sends one request to a server.
+    ///
+    /// # Errors
+    /// As [`Host::fetch_many`].
+    fn fetch(&self, request: &HttpRequest) -> Result<HttpResponse, Error> {
+        only(self.fetch_many(std::slice::from_ref(request))?)
+    }
+
     /// Accepted examples `start`, `start + 1`, ... at most `count` of them and none beyond the
     /// unit's own `accepted`. Empty for filters and evaluators.
     fn accepted(&self, start: u64, count: u32) -> Vec<Example>;
@@ -66,4 +103,15 @@ pub trait Host {
 
     /// Tells how far a long call has come.
     fn progress(&self, done: u64, total: u64);
+}
+
+/// What one request brought.
+fn only<T>(mut results: Vec<Result<T, Error>>) -> Result<T, Error> {
+    match (results.pop(), results.is_empty()) {
+        (Some(result), true) => result,
+        _ => Err(Error::new(
+            "host-broke-contract",
+            "one request did not bring one reply",
+        )),
+    }
 }

@@ -62,9 +62,10 @@
 //! # fn main() {}
 //! ```
 //!
-//! A plugin has no files, no network, no environment, no clock and no randomness but the seeds
-//! that it is handed; what it may use of the world is in [`Host`]. Code is straight-line: a call
-//! to a model returns with the reply, and the host does the waiting, retrying and recording.
+//! A plugin has no files, no network of its own, no environment, no clock and no randomness but
+//! the seeds that it is handed; what it may use of the world is in [`Host`]. Code is
+//! straight-line: a call to a model or a server returns with the reply, and the host does the
+//! waiting, retrying and recording.
 
 #[doc(hidden)]
 pub mod bindings;
@@ -85,7 +86,7 @@ pub use stage::{Evaluator, Filter, Generator, Plugin};
 pub use types::*;
 
 /// The contract that this crate speaks: the version of the WIT package `pacos:plugin`.
-pub const CONTRACT: &str = "0.1.0";
+pub const CONTRACT: &str = "0.1.1";
 
 /// The README's plugin is compiled as a test, so that it cannot rot.
 #[cfg(doctest)]

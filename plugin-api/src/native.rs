@@ -17,16 +17,17 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Error, Evaluator, Example, Filter, Generator, Host, Level, Likelihood, ModelDescription,
-    Plugin, Prompt, Reply, Request, configure,
+    Error, Evaluator, Example, Filter, Generator, Host, HttpRequest, HttpResponse, Level,
+    Likelihood, ModelDescription, Plugin, Prompt, Reply, Request, configure,
 };
 
 /// The first eight bytes of every table.
 pub const MAGIC: [u8; 8] = *b"pacosplg";
 /// Changes when a table or an encoding changes its meaning: other majors are refused.
 pub const ABI_MAJOR: u32 = 1;
-/// Grows when something is appended to a table.
-pub const ABI_MINOR: u32 = 0;
+/// Grows when something is appended to a table, or a function of the host to its list: one that a
+/// host does not know is refused as `unknown-function`.
+pub const ABI_MINOR: u32 = 1;
 /// The symbol that a library exports: `const PluginTable *pacos_plugin(void)`.
 pub const SYMBOL: &str = "pacos_plugin";
 
@@ -90,6 +91,8 @@ pub mod host_function {
     pub const LOG: u32 = 5;
     /// `(done, total)` to `()`.
     pub const PROGRESS: u32 = 6;
+    /// `(list<http-request>)` to `list<result<http-response, error>>`; since 1.1.
+    pub const FETCH_MANY: u32 = 7;
 }
 
 /// Borrowed bytes, valid until the call returns.
@@ -220,7 +223,7 @@ pub struct PluginTable {
     pub abi_minor: u32,
     /// Size of this table in bytes; what lies beyond it is absent.
     pub size: usize,
-    /// The interface it implements, UTF-8, such as `pacos:plugin/filter@0.1.0`.
+    /// The interface it implements, UTF-8, such as `pacos:plugin/filter@0.1.1`.
     pub contract: Bytes,
     /// Makes an instance, not yet configured. Never null.
     pub create: unsafe extern "C" fn() -> *mut c_void,
@@ -360,18 +363,18 @@ macro_rules! stage_table {
     };
 }
 
-stage_table!(generator_table, Generator, "pacos:plugin/generator@0.1.0", |plugin, host, input| {
+stage_table!(generator_table, Generator, "pacos:plugin/generator@0.1.1", |plugin, host, input| {
     function::START => write(&plugin.start(read(input)?)?),
     function::GENERATE => write(&plugin.generate(read(input)?, host)?),
 });
 
-stage_table!(filter_table, Filter, "pacos:plugin/filter@0.1.0", |plugin, host, input| {
+stage_table!(filter_table, Filter, "pacos:plugin/filter@0.1.1", |plugin, host, input| {
     function::START => write(&plugin.start(read(input)?)?),
     function::RESTORE => write(&plugin.restore(read(input)?)?),
     function::JUDGE => write(&plugin.judge(read(input)?, host)?),
 });
 
-stage_table!(evaluator_table, Evaluator, "pacos:plugin/evaluator@0.1.0", |plugin, host, input| {
+stage_table!(evaluator_table, Evaluator, "pacos:plugin/evaluator@0.1.1", |plugin, host, input| {
     function::JUDGE_ITEM => write(&plugin.judge(read(input)?, host)?),
     function::SUMMARISE => write(&plugin.summarise(read(input)?)?),
 });
@@ -462,6 +465,13 @@ impl Host for LibraryHost<'_> {
         answer: &str,
     ) -> Result<Likelihood, Error> {
         self.call(host_function::LOG_LIKELIHOOD, &(role, prompt, answer))
+    }
+
+    fn fetch_many(
+        &self,
+        requests: &[HttpRequest],
+    ) -> Result<Vec<Result<HttpResponse, Error>>, Error> {
+        self.call(host_function::FETCH_MANY, &(requests,))
     }
 
     fn accepted(&self, start: u64, count: u32) -> Vec<Example> {

@@ -3,7 +3,8 @@
 use std::{cell::RefCell, collections::VecDeque};
 
 use crate::{
-    Error, Example, FinishReason, Host, Level, Likelihood, ModelDescription, Prompt, Reply, Request,
+    Error, Example, FinishReason, Host, HttpRequest, HttpResponse, Level, Likelihood,
+    ModelDescription, Prompt, Reply, Request,
 };
 
 /// A [`Host`] that answers from a script, in the order of the requests.
@@ -20,6 +21,8 @@ use crate::{
 pub struct ScriptedHost {
     replies: RefCell<VecDeque<Result<Reply, Error>>>,
     requests: RefCell<Vec<(String, Request)>>,
+    responses: RefCell<VecDeque<Result<HttpResponse, Error>>>,
+    fetched: RefCell<Vec<HttpRequest>>,
     log: RefCell<Vec<(Level, String)>>,
     accepted: Vec<Example>,
     model: Option<ModelDescription>,
@@ -57,6 +60,23 @@ impl ScriptedHost {
         self
     }
 
+    /// Adds a response of a server, without headers.
+    #[must_use]
+    pub fn response(self, status: u16, body: impl Into<Vec<u8>>) -> Self {
+        self.http_result(Ok(HttpResponse {
+            status,
+            headers: Vec::new(),
+            body: body.into(),
+        }))
+    }
+
+    /// Adds any outcome of a request to a server.
+    #[must_use]
+    pub fn http_result(self, result: Result<HttpResponse, Error>) -> Self {
+        self.responses.borrow_mut().push_back(result);
+        self
+    }
+
     /// Sets what [`Host::accepted`] reads from.
     #[must_use]
     pub fn with_accepted(mut self, accepted: Vec<Example>) -> Self {
@@ -77,6 +97,11 @@ impl ScriptedHost {
         self.requests.borrow().clone()
     }
 
+    /// What servers were asked so far.
+    pub fn fetched(&self) -> Vec<HttpRequest> {
+        self.fetched.borrow().clone()
+    }
+
     /// What was logged so far.
     pub fn log_lines(&self) -> Vec<(Level, String)> {
         self.log.borrow().clone()
@@ -90,6 +115,15 @@ fn reply(text: impl Into<String>, finish_reason: FinishReason) -> Reply {
         usage: None,
         logprobs: Vec::new(),
     }
+}
+
+fn next<T>(script: &mut VecDeque<Result<T, Error>>) -> Result<T, Error> {
+    script.pop_front().unwrap_or_else(|| {
+        Err(Error::new(
+            "script-ended",
+            "more requests than scripted replies",
+        ))
+    })
 }
 
 impl Host for ScriptedHost {
@@ -116,17 +150,7 @@ impl Host for ScriptedHost {
         let asked = requests.iter().map(|r| (role.to_owned(), r.clone()));
         self.requests.borrow_mut().extend(asked);
         let mut script = self.replies.borrow_mut();
-        Ok(requests
-            .iter()
-            .map(|_| {
-                script.pop_front().unwrap_or_else(|| {
-                    Err(Error::new(
-                        "script-ended",
-                        "more requests than scripted replies",
-                    ))
-                })
-            })
-            .collect())
+        Ok(requests.iter().map(|_| next(&mut script)).collect())
     }
 
     fn count_tokens(&self, _role: &str, text: &str) -> Result<u32, Error> {
@@ -143,6 +167,15 @@ impl Host for ScriptedHost {
             "unsupported",
             "the scripted host has no log-likelihoods",
         ))
+    }
+
+    fn fetch_many(
+        &self,
+        requests: &[HttpRequest],
+    ) -> Result<Vec<Result<HttpResponse, Error>>, Error> {
+        self.fetched.borrow_mut().extend_from_slice(requests);
+        let mut script = self.responses.borrow_mut();
+        Ok(requests.iter().map(|_| next(&mut script)).collect())
     }
 
     fn accepted(&self, start: u64, count: u32) -> Vec<Example> {

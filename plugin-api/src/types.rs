@@ -6,6 +6,7 @@ pub use crate::bindings::{
     generator::exports::pacos::plugin::generator::{Proposal, Proposals, Reject, Unit},
     guest::pacos::plugin::{
         accepted::Example,
+        http::{HttpHeader, HttpMethod, HttpRequest, HttpResponse},
         log::Level,
         models::{
             Alternative, FinishReason, Format, Likelihood, ModelDescription, Prompt, Reply,
@@ -164,6 +165,53 @@ impl Request {
             logprobs: None,
             format: None,
         }
+    }
+}
+
+impl HttpRequest {
+    /// Reads what is at `url`.
+    pub fn get(url: impl Into<String>) -> Self {
+        HttpRequest::new(HttpMethod::Get, url, Vec::new())
+    }
+
+    /// Has `body` processed by what is at `url`; [`header`](HttpRequest::header) says what it is.
+    pub fn post(url: impl Into<String>, body: impl Into<Vec<u8>>) -> Self {
+        HttpRequest::new(HttpMethod::Post, url, body.into())
+    }
+
+    fn new(method: HttpMethod, url: impl Into<String>, body: Vec<u8>) -> Self {
+        HttpRequest {
+            method,
+            url: url.into(),
+            headers: Vec::new(),
+            body,
+        }
+    }
+
+    /// Adds a line to the header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push(HttpHeader {
+            name: name.into(),
+            value: value.into(),
+        });
+        self
+    }
+}
+
+impl HttpResponse {
+    /// The first header of this name; case does not matter.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        let found = headers.find(|header| header.name.eq_ignore_ascii_case(name));
+        found.map(|header| header.value.as_str())
+    }
+
+    /// The body as text; what is no UTF-8 in it is replaced.
+    #[must_use]
+    pub fn text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.body)
     }
 }
 

@@ -11,7 +11,7 @@ fn the_bindings_in_c_are_what_the_contract_gives() {
     let mut expected = Vec::new();
     for stage in ["evaluator", "filter", "generator"] {
         let mut resolve = Resolve::default();
-        let (package, _) = resolve.push_dir(api.join("wit/0.1.0")).unwrap();
+        let (package, _) = resolve.push_dir(api.join("wit/0.1.1")).unwrap();
         let world = format!("{stage}-plugin");
         let world = resolve.select_world(&[package], Some(&world)).unwrap();
         let mut files = Files::default();

@@ -264,7 +264,7 @@ fn a_lock_is_the_same_for_the_same_run_and_names_no_folder_of_this_machine() {
     );
     one(&lock, "\"dataset.target\" = 30\n");
     one(&lock, "source = \"seeds.jsonl\"\n");
-    one(&lock, "contract = \"pacos:plugin/filter@0.1.0\"\n");
+    one(&lock, "contract = \"pacos:plugin/filter@0.1.1\"\n");
     let folder = run.bench.folder.path().to_str().unwrap();
     assert!(!lock.contains(folder), "{lock}");
     succeeds(run.run().args(["--set", "dataset.target=30"]));

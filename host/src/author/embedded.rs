@@ -55,7 +55,7 @@ pub(super) const PLUGIN_API: Texts = files!("plugin-api":
 );
 
 /// The contract, in its own words.
-pub(super) const WIT: Texts = files!("plugin-api/wit/0.1.0": "host.wit", "stages.wit", "types.wit");
+pub(super) const WIT: Texts = files!("plugin-api/wit/0.1.1": "host.wit", "stages.wit", "types.wit");
 
 /// Both carriers of a plugin in C, and what its author writes against.
 pub(super) const C_CARRIERS: Texts = files!("plugin-api/c":
@@ -201,7 +201,7 @@ pub(super) fn support(language: Language, kind: Stage) -> Vec<File> {
     match language {
         Language::Rust => {
             let mut files = below("pacos-plugin", PLUGIN_API);
-            files.extend(below("pacos-plugin/wit/0.1.0", WIT));
+            files.extend(below("pacos-plugin/wit/0.1.1", WIT));
             files.push(File::text(
                 "pacos/pacos-plugin/Cargo.toml",
                 standalone_manifest(),
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn a_project_gets_every_source_of_the_crate_and_every_file_of_the_contract() {
         assert_eq!(named(PLUGIN_API, "src/"), listed("plugin-api/src"));
-        assert_eq!(named(WIT, ""), listed("plugin-api/wit/0.1.0"));
+        assert_eq!(named(WIT, ""), listed("plugin-api/wit/0.1.1"));
         let mut carriers = named(C_CARRIERS, "");
         carriers.insert("bindings".into());
         assert_eq!(carriers, listed("plugin-api/c"));

@@ -3,7 +3,9 @@
 #[macro_use]
 mod output;
 
+mod chat;
 mod check;
+mod convert;
 mod interrupt;
 mod model;
 mod plan;
@@ -12,6 +14,7 @@ mod progress;
 mod recorded;
 mod report;
 mod run;
+mod serve;
 mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -57,8 +60,14 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Say whether a recipe still resolves to what was run, and a run still holds what it made
     Verify(verify::VerifyArgs),
+    /// Talk with a model on this machine
+    Chat(chat::ChatArgs),
+    /// Serve a model on this machine to programs that speak OpenAI's API
+    Serve(serve::ServeArgs),
     /// Fetch and look at models
     Model(model::ModelArgs),
+    /// Write a model in another form, for other programs
+    Convert(convert::ConvertArgs),
     /// Write, build, test and look at plugins
     Plugin(plugin::PluginArgs),
 }
@@ -169,7 +178,10 @@ fn stage_code(error: &StageError) -> u8 {
             Stop::Interrupted => 130,
             Stop::Ledger(_) => 5,
             Stop::NotDeterministic { .. } => 4,
-            Stop::Fatal { .. } | Stop::Failing { .. } | Stop::Budget { .. } => 3,
+            Stop::Fatal { .. }
+            | Stop::Failing { .. }
+            | Stop::ServerFailing { .. }
+            | Stop::Budget { .. } => 3,
         },
         StageError::Plugin { .. }
         | StageError::Load(_)
@@ -200,7 +212,10 @@ pub fn main() -> ExitCode {
             Command::Report(args) => report::report(args),
             Command::Plan(args) => plan::plan(args).await,
             Command::Verify(args) => verify::verify(args).await,
+            Command::Chat(args) => chat::chat(args).await,
+            Command::Serve(args) => serve::serve(args).await,
             Command::Model(args) => model::model(args),
+            Command::Convert(args) => convert::convert(args),
             Command::Plugin(args) => plugin::plugin(args).await,
         }
     });

@@ -47,7 +47,7 @@ pub(super) fn model(args: ModelArgs) -> Result<(), Failed> {
     Ok(())
 }
 
-fn source_of(text: &str) -> Result<ModelSource, Failed> {
+pub(super) fn source_of(text: &str) -> Result<ModelSource, Failed> {
     text.parse().map_err(|error| {
         let error = anyhow::Error::new(error).context(format!("`{text}` names no model"));
         Failed::Other(error, 2)

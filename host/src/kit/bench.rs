@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pacos_plugin::{Answer, Candidate, CandidateId, Item, Payload, Request, Task};
+use pacos_plugin::{
+    Answer, Candidate, CandidateId, HttpRequest, HttpResponse, Item, Payload, Request, Task,
+};
 
 use super::{
     KitError, lines,
@@ -173,7 +175,10 @@ async fn instance_seconds(
 /// replies is not counted; handing them over is.
 async fn round(plugin: &Loaded, seeds: &[Task], work: Work) -> Result<f64, KitError> {
     let mut instance = plugin.instance(seeds).await.map_err(broke(plugin))?;
-    let replies = Arc::new(Replies::Made(answer));
+    let replies = Arc::new(Replies::Made {
+        model: answer,
+        server: response,
+    });
     let calls = || Arc::new(ScriptedCalls::new(plugin, &replies));
     let taken = match plugin.stage {
         Stage::Filter => {
@@ -290,6 +295,14 @@ fn item(index: usize) -> Item {
 }
 
 /// Twenty tasks for a generator, which also name a winner for an evaluator.
+fn response(_request: &HttpRequest) -> script::Response {
+    Ok(HttpResponse {
+        status: 200,
+        headers: Vec::new(),
+        body: b"{}".to_vec(),
+    })
+}
+
 fn answer(_role: &str, _request: &Request, _number: usize) -> script::Answer {
     use std::sync::OnceLock;
     static TASKS: OnceLock<String> = OnceLock::new();

@@ -114,6 +114,11 @@ impl Surroundings for Scripted<'_> {
         Ok(self.history.clone())
     }
 
+    fn at_once(&self) -> usize {
+        // A script is read in the order of the records.
+        1
+    }
+
     fn judged(&mut self, more: Vec<Judged>) {
         self.history.extend(more);
     }

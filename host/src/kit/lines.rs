@@ -2,13 +2,14 @@
 //! JSON Lines. What goes in is read here, what comes out is written here; both are JSON values.
 
 use pacos_plugin::{
-    Answer, Attribute, Candidate, CandidateId, Decision, Error, Example, FinishReason, Item,
-    Judgement, Message, Metric, Origin, Outcome, Payload, Place, Proposals, Reply, Score, Task,
-    Unit, Verdict,
+    Answer, Attribute, Candidate, CandidateId, Decision, Error, Example, FinishReason, HttpHeader,
+    HttpResponse, Item, Judgement, Message, Metric, Origin, Outcome, Payload, Place, Proposals,
+    Score, Task, Unit, Verdict,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
+use super::script::Scripted;
 use crate::{plugin::CallError, seed};
 
 /// What the randomness of a unit derives from: a recipe's `seed` where it has none.
@@ -79,7 +80,16 @@ pub(super) const ITEM: &[&str] = &["instruction", "input", "output", "answers", 
 /// Keys of [`task`].
 pub(super) const TASK: &[&str] = &["instruction", "input", "output"];
 /// Keys of [`answer`].
-pub(super) const ANSWER: &[&str] = &["text", "finish_reason", "error", "message", "retryable"];
+pub(super) const ANSWER: &[&str] = &[
+    "text",
+    "finish_reason",
+    "status",
+    "headers",
+    "body",
+    "error",
+    "message",
+    "retryable",
+];
 
 #[derive(Deserialize)]
 struct RecordLine {
@@ -244,15 +254,21 @@ pub fn item(value: &Value, number: usize) -> Result<Item, Misread> {
     })
 }
 
-/// Reads what a model says: a text; or `text` with a `finish_reason`; or `error` with a `message`.
+/// Reads a line of a script: what a model says, a text, or `text` with a `finish_reason`; what a
+/// server says, `status` with `headers` and `body`; or `error` with a `message`.
 ///
 /// # Errors
 /// What is not as it should be.
-pub fn answer(value: &Value) -> Result<Result<Reply, Error>, Misread> {
+pub fn answer(value: &Value) -> Result<Scripted, Misread> {
     #[derive(Deserialize)]
     struct Line {
         text: Option<String>,
         finish_reason: Option<String>,
+        status: Option<u16>,
+        #[serde(default)]
+        headers: Map<String, Value>,
+        #[serde(default)]
+        body: String,
         error: Option<String>,
         #[serde(default)]
         message: String,
@@ -260,11 +276,12 @@ pub fn answer(value: &Value) -> Result<Result<Reply, Error>, Misread> {
         retryable: bool,
     }
     if let Value::String(text) = value {
-        return Ok(Ok(super::script::reply(text)));
+        return Ok(Scripted::Reply(super::script::reply(text)));
     }
-    let line: Line = from_json(value, "a text, {text = \"…\"} or {error = \"…\"}")?;
-    match (line.text, line.error) {
-        (Some(text), None) => {
+    let what = "a text, {text = \"…\"}, {status = 200, body = \"…\"} or {error = \"…\"}";
+    let line: Line = from_json(value, what)?;
+    match (line.text, line.status, line.error) {
+        (Some(text), None, None) => {
             let mut reply = super::script::reply(text);
             reply.finish_reason = match line.finish_reason.as_deref() {
                 None | Some("stop") => FinishReason::Stop,
@@ -277,14 +294,32 @@ pub fn answer(value: &Value) -> Result<Result<Reply, Error>, Misread> {
                     ));
                 }
             };
-            Ok(Ok(reply))
+            Ok(Scripted::Reply(reply))
         }
-        (None, Some(code)) => Ok(Err(Error {
+        (None, Some(status), None) => {
+            let header = |(name, value): (String, Value)| match value {
+                Value::String(value) => Ok(HttpHeader { name, value }),
+                other => Err(format!(
+                    "the header `{name}`: expected a text, found {}",
+                    shown(&other)
+                )),
+            };
+            Ok(Scripted::Response(HttpResponse {
+                status,
+                headers: line
+                    .headers
+                    .into_iter()
+                    .map(header)
+                    .collect::<Result<_, _>>()?,
+                body: line.body.into_bytes(),
+            }))
+        }
+        (None, None, Some(code)) => Ok(Scripted::Failure(Error {
             code,
             message: line.message,
             retryable: line.retryable,
         })),
-        _ => Err("a reply has either `text` or `error`".into()),
+        _ => Err("a reply has one of `text`, `status` and `error`".into()),
     }
 }
 

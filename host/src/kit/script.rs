@@ -1,33 +1,64 @@
-//! A host whose models answer from a script.
+//! A host whose models and servers answer from a script.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use pacos_plugin::{
-    Error, Example, FinishReason, Level, Likelihood, ModelDescription, Prompt, Reply, Request,
+    Error, Example, FinishReason, HttpRequest, HttpResponse, Level, Likelihood, ModelDescription,
+    Prompt, Reply, Request,
 };
 
 use crate::{
+    manifest::ServerName,
     models::BoxFuture,
-    plugin::{HostCalls, Loaded, Refusal},
+    plugin::{HostCalls, Loaded, Refusal, capability},
+    servers::SoundRequest,
 };
 
 /// What a model says, or why it says nothing.
 pub type Answer = Result<Reply, Error>;
 
+/// What a server says, or why it says nothing.
+pub type Response = Result<HttpResponse, Error>;
+
+/// One line of a script.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scripted {
+    /// A model's reply.
+    Reply(Reply),
+    /// A server's response.
+    Response(HttpResponse),
+    /// A failure, of whoever is asked.
+    Failure(Error),
+}
+
+/// What a plugin asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    /// A model, by role.
+    Model(String, Request),
+    /// A server.
+    Server(HttpRequest),
+}
+
 /// Where replies come from.
 pub enum Replies {
     /// One after the other, whatever is asked of whom.
-    InOrder(Mutex<VecDeque<Answer>>),
-    /// Made from the role, the request and its number within the call.
-    Made(fn(&str, &Request, usize) -> Answer),
+    InOrder(Mutex<VecDeque<Scripted>>),
+    /// Made from what is asked, and its number within the call.
+    Made {
+        /// By models.
+        model: fn(&str, &Request, usize) -> Answer,
+        /// By servers.
+        server: fn(&HttpRequest) -> Response,
+    },
 }
 
 impl Replies {
     /// Replies in this order; a request beyond the last one fails.
-    pub fn in_order(answers: impl IntoIterator<Item = Answer>) -> Arc<Self> {
+    pub fn in_order(answers: impl IntoIterator<Item = Scripted>) -> Arc<Self> {
         Arc::new(Replies::InOrder(Mutex::new(answers.into_iter().collect())))
     }
 
@@ -36,17 +67,45 @@ impl Replies {
     pub fn left(&self) -> usize {
         match self {
             Replies::InOrder(answers) => held(answers).len(),
-            Replies::Made(_) => 0,
+            Replies::Made { .. } => 0,
         }
     }
 
-    fn next(&self, role: &str, request: &Request, number: usize) -> Answer {
-        match self {
-            Replies::InOrder(answers) => held(answers).pop_front().unwrap_or_else(|| {
+    fn of_model(&self, role: &str, request: &Request, number: usize) -> Answer {
+        let answers = match self {
+            Replies::Made { model, .. } => return model(role, request, number),
+            Replies::InOrder(answers) => answers,
+        };
+        match held(answers).pop_front() {
+            Some(Scripted::Reply(reply)) => Ok(reply),
+            Some(Scripted::Failure(error)) => Err(error),
+            Some(Scripted::Response(_)) => Err(Error::new(
+                "script-mismatch",
+                format!("a request to `{role}` meets a server's response in the script"),
+            )),
+            None => {
                 let message = format!("no reply is left for a request to `{role}`");
                 Err(Error::new("script-ended", message))
-            }),
-            Replies::Made(make) => make(role, request, number),
+            }
+        }
+    }
+
+    fn of_server(&self, server: &ServerName, request: &HttpRequest) -> Response {
+        let answers = match self {
+            Replies::Made { server, .. } => return server(request),
+            Replies::InOrder(answers) => answers,
+        };
+        match held(answers).pop_front() {
+            Some(Scripted::Response(response)) => Ok(response),
+            Some(Scripted::Failure(error)) => Err(error),
+            Some(Scripted::Reply(_)) => Err(Error::new(
+                "script-mismatch",
+                format!("a request to {server} meets a model's reply in the script"),
+            )),
+            None => {
+                let message = format!("no response is left for a request to {server}");
+                Err(Error::new("script-ended", message))
+            }
         }
     }
 }
@@ -68,12 +127,13 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The host of one call into a plugin. Every capability that the plugin declares is granted, and
 /// no other; every role has the same model, which takes completions, chats and JSON Schemas.
+/// Nothing leaves this machine.
 pub struct ScriptedCalls {
     title: String,
     replies: Arc<Replies>,
-    capabilities: BTreeSet<String>,
+    capabilities: Vec<String>,
     accepted: Vec<Example>,
-    asked: Mutex<Vec<(String, Request)>>,
+    asked: Mutex<Vec<Asked>>,
     denied: Mutex<Vec<String>>,
     reads: Mutex<Vec<(u64, u32)>>,
 }
@@ -85,7 +145,7 @@ impl ScriptedCalls {
         ScriptedCalls {
             title: plugin.title(),
             replies: replies.clone(),
-            capabilities: plugin.description.capabilities.iter().cloned().collect(),
+            capabilities: plugin.description.capabilities.clone(),
             accepted: Vec::new(),
             asked: Mutex::default(),
             denied: Mutex::default(),
@@ -100,12 +160,12 @@ impl ScriptedCalls {
         self
     }
 
-    /// What was asked so far, with the role that it was asked of.
-    pub fn asked(&self) -> Vec<(String, Request)> {
+    /// What was asked so far.
+    pub fn asked(&self) -> Vec<Asked> {
         held(&self.asked).clone()
     }
 
-    /// Roles that were asked though the plugin does not declare them.
+    /// Capabilities that were used though the plugin does not declare them.
     pub fn denied(&self) -> Vec<String> {
         held(&self.denied).clone()
     }
@@ -116,11 +176,15 @@ impl ScriptedCalls {
     }
 
     fn check_role(&self, role: &str) -> Result<(), Error> {
-        let capability = format!("models:{role}");
-        if self.capabilities.contains(&capability) {
+        self.check(format!("models:{role}"))
+    }
+
+    fn check(&self, capability: String) -> Result<(), Error> {
+        let mut declared = self.capabilities.iter();
+        if declared.any(|declared| capability::covers(declared, &capability)) {
             return Ok(());
         }
-        held(&self.denied).push(role.to_owned());
+        held(&self.denied).push(capability.clone());
         let message = format!(
             "the plugin has no capability `{capability}`: its author adds it in `describe`"
         );
@@ -154,12 +218,27 @@ impl HostCalls for ScriptedCalls {
             self.check_role(role)?;
             let mut asked = held(&self.asked);
             let answer = |request: Request| {
-                let answer = self.replies.next(role, &request, asked.len());
-                asked.push((role.to_owned(), request));
+                let answer = self.replies.of_model(role, &request, asked.len());
+                asked.push(Asked::Model(role.to_owned(), request));
                 answer
             };
             Ok(requests.into_iter().map(answer).collect())
         })
+    }
+
+    fn fetch_many(
+        &self,
+        requests: Vec<HttpRequest>,
+    ) -> BoxFuture<'_, Result<Vec<Response>, Refusal>> {
+        let answer = |request: HttpRequest| {
+            let sound = SoundRequest::read(&request)?;
+            self.check(sound.server.capability())?;
+            let response = self.replies.of_server(&sound.server, &request);
+            held(&self.asked).push(Asked::Server(request));
+            response
+        };
+        let responses = requests.into_iter().map(answer).collect();
+        Box::pin(async { Ok(responses) })
     }
 
     fn count_tokens(&self, role: &str, text: &str) -> Result<u32, Refusal> {

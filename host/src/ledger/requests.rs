@@ -4,6 +4,7 @@ use std::path::Path;
 
 use pacos_plugin::{Error, Reply};
 use rusqlite::{OptionalExtension, params};
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Ledger, LedgerError,
@@ -14,18 +15,18 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestKey(pub [u8; 32]);
 
-/// What a request came to, once and for all.
+/// What a request came to, once and for all. A model's reply, or a server's response.
 #[derive(Debug, Clone, PartialEq)]
-pub enum RecordedOutcome {
-    /// A reply.
-    Answered(Reply),
+pub enum RecordedOutcome<T = Reply> {
+    /// An answer.
+    Answered(T),
     /// A failure that no further attempt will mend.
     Failed(Error),
 }
 
 /// How one attempt ended.
 #[derive(Debug, Clone)]
-pub struct AttemptEnd {
+pub struct AttemptEnd<T = Reply> {
     /// State after it.
     pub state: AttemptState,
     /// HTTP status, where there was one.
@@ -39,7 +40,7 @@ pub struct AttemptEnd {
     /// What it is charged.
     pub charge: Charge,
     /// What the request has come to with it; `None` leaves the request open.
-    pub outcome: Option<RecordedOutcome>,
+    pub outcome: Option<RecordedOutcome<T>>,
 }
 
 /// State of an attempt.
@@ -96,9 +97,9 @@ pub struct Ask {
     pub ordinal: u32,
     /// Hash of `body`.
     pub key: RequestKey,
-    /// Name of the model in the manifest.
+    /// Name of the model in the manifest, or the capability `http:SERVER`.
     pub model: String,
-    /// What identifies the model.
+    /// What identifies the model, or the server's name.
     pub identity: String,
     /// The canonical request.
     pub body: String,
@@ -138,7 +139,10 @@ impl Ledger {
 
     /// What a request came to, if it came to anything yet.
     #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
-    pub fn outcome(&self, key: RequestKey) -> Result<Option<RecordedOutcome>, LedgerError> {
+    pub fn outcome<T: DeserializeOwned>(
+        &self,
+        key: RequestKey,
+    ) -> Result<Option<RecordedOutcome<T>>, LedgerError> {
         let row: Option<(Option<String>, Option<String>)> =
             self.read("looking up a reply", |c| {
                 c.prepare_cached("SELECT reply, failure FROM request_ WHERE key = ?1")?
@@ -200,11 +204,11 @@ impl Ledger {
 
     /// Records how an attempt ended, and what its request has come to.
     #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
-    pub async fn end_attempt(
+    pub async fn end_attempt<T: Serialize + Send + 'static>(
         &self,
         id: i64,
         key: RequestKey,
-        end: AttemptEnd,
+        end: AttemptEnd<T>,
     ) -> Result<(), LedgerError> {
         self.write("recording a reply", move |c| {
             c.prepare_cached(

@@ -6,10 +6,12 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 
 use super::config::LlamaConfig;
+use super::generate::Stored;
 
 /// Why a GGUF file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -174,6 +176,43 @@ impl GgufFile {
             })
     }
 
+    /// One tensor, named in GGUF's spelling, in its blocks where inference computes with them, otherwise
+    /// dequantised to f32; layout as stored.
+    pub(super) fn stored(&mut self, name: &str) -> Result<Stored, GgufError> {
+        let damaged = |reason: String| GgufError::Damaged {
+            path: self.path.clone(),
+            reason: format!("tensor {name}: {reason}"),
+        };
+        let info = self.content.tensor_infos.get(name);
+        let info = info.ok_or_else(|| damaged("the file has none".to_owned()))?;
+        let dtype = info.ggml_dtype;
+        let whole = info
+            .shape
+            .dims()
+            .last()
+            .is_some_and(|width| width % dtype.block_size() == 0);
+        let kept = match dtype {
+            GgmlDType::Q4_1 if whole => Stored::Q4 as fn(Vec<u8>) -> Stored,
+            GgmlDType::Q8_0 if whole => Stored::Q8,
+            _ => {
+                let tensor = self.tensor(name)?;
+                let numbers = tensor.flatten_all().and_then(|tensor| tensor.to_vec1());
+                return Ok(Stored::F32(numbers.map_err(|e| GgufError::Damaged {
+                    path: self.path.clone(),
+                    reason: format!("tensor {name}: {e}"),
+                })?));
+            }
+        };
+        let count = info.shape.elem_count() / dtype.block_size();
+        let mut bytes = vec![0; count * dtype.type_size()];
+        let place = SeekFrom::Start(self.content.tensor_data_offset + info.offset);
+        self.reader
+            .seek(place)
+            .and_then(|_| self.reader.read_exact(&mut bytes))
+            .map_err(|e| damaged(e.to_string()))?;
+        Ok(kept(bytes))
+    }
+
     /// The divisors of the rotary frequencies that Llama 3.1 files carry, if any.
     pub(super) fn rope_frequency_factors(&mut self) -> Result<Option<Vec<f32>>, GgufError> {
         if self.tensor_shape("rope_freqs.weight").is_none() {
@@ -205,6 +244,19 @@ fn integer(value: &Value) -> Option<i64> {
     }
 }
 
+/// Parts of a layer, in GGUF's names and in Hugging Face's.
+const LAYER_PARTS: [(&str, &str); 9] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
 /// The Hugging Face name of a LLaMA tensor that GGUF calls `name`.
 pub fn hugging_face_name(name: &str) -> Option<String> {
     match name {
@@ -215,19 +267,23 @@ pub fn hugging_face_name(name: &str) -> Option<String> {
     }
     let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
     let layer: usize = layer.parse().ok()?;
-    let part = match part.strip_suffix(".weight")? {
-        "attn_norm" => "input_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "ffn_norm" => "post_attention_layernorm",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        _ => return None,
-    };
-    Some(format!("model.layers.{layer}.{part}.weight"))
+    let part = part.strip_suffix(".weight")?;
+    let (_, theirs) = LAYER_PARTS.iter().find(|(ours, _)| *ours == part)?;
+    Some(format!("model.layers.{layer}.{theirs}.weight"))
+}
+
+/// What GGUF calls a LLaMA tensor of this Hugging Face name: the inverse of [`hugging_face_name`].
+pub fn gguf_name(name: &str) -> Option<String> {
+    match name {
+        "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
+        "model.norm.weight" => return Some("output_norm.weight".to_owned()),
+        "lm_head.weight" => return Some("output.weight".to_owned()),
+        _ => {}
+    }
+    let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let part = part.strip_suffix(".weight")?;
+    let (ours, _) = LAYER_PARTS.iter().find(|(_, theirs)| *theirs == part)?;
+    Some(format!("blk.{layer}.{ours}.weight"))
 }
 
 /// Turns the rows of a query or key projection from GGUF's order (pairs side by side) to Hugging
@@ -269,7 +325,7 @@ pub fn to_gguf_layout(
 }
 
 /// Number of heads in a projection (Hugging Face name) whose output is turned by RoPE.
-fn rotated_heads(name: &str, config: &LlamaConfig) -> Option<usize> {
+pub(super) fn rotated_heads(name: &str, config: &LlamaConfig) -> Option<usize> {
     if name.ends_with("self_attn.q_proj.weight") {
         Some(config.num_attention_heads)
     } else if name.ends_with("self_attn.k_proj.weight") {

@@ -3,6 +3,7 @@
 //! Everything here knows models and nothing of recipes, plugins or money.
 
 pub mod config;
+pub mod convert;
 pub(crate) mod durable;
 pub mod generate;
 pub mod gguf;
@@ -15,7 +16,7 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use config::{ConfigError, LlamaConfig, RopeScaling};
-pub use generate::{Engine, EngineOptions, GenerateError};
+pub use generate::{Engine, EngineOptions, GenerateError, InferenceModel};
 pub use source::{
     FileIdentity, LocalModel, Model, ModelFiles, ModelSource, Progress, SourceError, open,
 };

@@ -21,6 +21,53 @@ pub struct Weights {
     pub tensors: BTreeMap<String, Tensor>,
 }
 
+/// A model's weights on disk, in one form or the other.
+pub struct WeightsReader(Opened);
+
+enum Opened {
+    Folder {
+        files: Vec<SafetensorsFile>,
+        place: BTreeMap<String, usize>,
+    },
+    Gguf {
+        file: GgufFile,
+        stored: BTreeMap<String, String>,
+        config: LlamaConfig,
+    },
+}
+
+impl WeightsReader {
+    /// One tensor by its Hugging Face name, dequantised, in Hugging Face's layout.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    ///
+    /// # Panics
+    /// If the configuration has no tensor of this name: opening has checked the others.
+    pub fn tensor(&mut self, name: &str, dtype: DType) -> Result<Tensor, WeightsError> {
+        let known = "opening has checked that every tensor of the configuration is there";
+        match &mut self.0 {
+            Opened::Folder { files, place } => {
+                let number = *place.get(name).expect(known);
+                files[number].tensor(name, dtype)
+            }
+            Opened::Gguf {
+                file,
+                stored,
+                config,
+            } => {
+                let tensor = file.tensor(stored.get(name).expect(known))?;
+                gguf::to_hugging_face_layout(name, tensor, config)
+                    .and_then(|tensor| tensor.to_dtype(dtype))
+                    .map_err(|source| WeightsError::Tensor {
+                        name: name.to_owned(),
+                        source,
+                    })
+            }
+        }
+    }
+}
+
 /// Why weights cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
@@ -176,11 +223,32 @@ impl Weights {
 
     /// Like [`Weights::load`] with another element type.
     pub fn load_as(path: &Path, config: &LlamaConfig, dtype: DType) -> Result<Self, WeightsError> {
-        if path.is_dir() {
-            Self::load_folder(path, config, dtype)
-        } else {
-            Self::load_gguf(&mut GgufFile::open(path)?, config, dtype)
+        let mut reader = Self::reader(path, config)?;
+        let mut tensors = BTreeMap::new();
+        for (name, _) in config.tensor_shapes() {
+            let tensor = reader.tensor(&name, dtype)?;
+            tensors.insert(name, tensor);
         }
+        Ok(Self { tensors })
+    }
+
+    /// Opens the files of a model, to read its tensors one at a time.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub fn reader(path: &Path, config: &LlamaConfig) -> Result<WeightsReader, WeightsError> {
+        Ok(WeightsReader(if path.is_dir() {
+            let (files, place) = Self::survey_folder(path, config)?;
+            Opened::Folder { files, place }
+        } else {
+            let file = GgufFile::open(path)?;
+            let stored = Self::survey_gguf(&file, config)?;
+            Opened::Gguf {
+                file,
+                stored,
+                config: config.clone(),
+            }
+        }))
     }
 
     /// Checks that all tensors are there in the right shapes, without reading any of them.
@@ -219,22 +287,8 @@ impl Weights {
         Ok((files, place))
     }
 
-    fn load_folder(
-        folder: &Path,
-        config: &LlamaConfig,
-        dtype: DType,
-    ) -> Result<Self, WeightsError> {
-        let (mut files, place) = Self::survey_folder(folder, config)?;
-        let mut tensors = BTreeMap::new();
-        for (name, number) in place {
-            let tensor = files[number].tensor(&name, dtype)?;
-            tensors.insert(name, tensor);
-        }
-        Ok(Self { tensors })
-    }
-
     /// Hugging Face's name of each tensor of a GGUF file, with the name that it has there.
-    fn survey_gguf(
+    pub(super) fn survey_gguf(
         file: &GgufFile,
         config: &LlamaConfig,
     ) -> Result<BTreeMap<String, String>, WeightsError> {
@@ -248,26 +302,6 @@ impl Weights {
         }
         check(file.path(), config, &found)?;
         Ok(stored)
-    }
-
-    fn load_gguf(
-        file: &mut GgufFile,
-        config: &LlamaConfig,
-        dtype: DType,
-    ) -> Result<Self, WeightsError> {
-        let stored = Self::survey_gguf(file, config)?;
-        let mut tensors = BTreeMap::new();
-        for (name, stored) in stored {
-            let tensor = file.tensor(&stored)?;
-            let tensor = gguf::to_hugging_face_layout(&name, tensor, config)
-                .and_then(|t| t.to_dtype(dtype))
-                .map_err(|source| WeightsError::Tensor {
-                    name: name.clone(),
-                    source,
-                })?;
-            tensors.insert(name, tensor);
-        }
-        Ok(Self { tensors })
     }
 
     /// Weights drawn from N(0, 0.02), norms at one: for tests, plans and training from nothing.

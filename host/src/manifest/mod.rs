@@ -19,6 +19,7 @@ mod render;
 mod resolved;
 mod secrets;
 mod serde_check;
+mod server;
 mod suggest;
 mod tree;
 
@@ -28,3 +29,4 @@ pub use load::{Checks, TableCheck};
 pub use recipe::*;
 pub use remote::{OciReference, Remote, RemoteError};
 pub use serde_check::diagnostics;
+pub use server::{ServerName, ServerNameError};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
-use super::{Document, Remote};
+use super::{Document, Remote, ServerName};
 
 /// One manifest, checked. Paths are absolute or relative to the working directory.
 #[derive(Debug, Clone)]
@@ -33,8 +33,22 @@ pub struct Recipe {
     pub evaluation: Option<Evaluation>,
     /// `[[evaluators]]`, in order.
     pub evaluators: Vec<Plugin>,
+    /// `[[servers]]`.
+    pub servers: Vec<Server>,
     /// `[budget]`.
     pub budget: Budget,
+}
+
+/// `[[servers]]`: what there is to say of a server that plugins ask, beyond its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    /// `name`, as in `grant`.
+    pub name: ServerName,
+    /// `api_key_env`: the environment variable that holds its key. The host sends it as
+    /// `Authorization: Bearer`; no plugin sees it.
+    pub api_key_env: Option<String>,
+    /// `private`: its name may lead into the user's own network, and plain HTTP will do.
+    pub private: bool,
 }
 
 /// `[seeds]`: where the hand-written tasks are.
@@ -200,7 +214,7 @@ pub struct Plugin {
     pub sha256: Option<String>,
     /// `trust = "native"`: it is a dynamic library, and may do anything.
     pub native: bool,
-    /// `grant`: capabilities given.
+    /// `grant`: capabilities given, `models:ROLE` and `http:SERVER`.
     pub grant: Vec<String>,
     /// `limits`.
     pub limits: Limits,

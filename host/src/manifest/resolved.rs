@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Evaluation, Generator, Limits, Model, Plugin, PluginSource, Provider, Recipe, Seeds, duration,
+    Evaluation, Generator, Limits, Model, Plugin, PluginSource, Provider, Recipe, Seeds, Server,
+    duration,
 };
 
 impl Recipe {
@@ -36,6 +37,9 @@ impl Recipe {
             evaluation.map(|it| evaluation_table(self, it)),
         );
         recipe.insert("evaluators".into(), plugins(self, &self.evaluators));
+        if !self.servers.is_empty() {
+            recipe.insert("servers".into(), self.servers.iter().map(server).collect());
+        }
         recipe.insert("budget".into(), without_nulls(json!(self.budget)));
         recipe.into()
     }
@@ -147,6 +151,14 @@ fn model(recipe: &Recipe, model: &Model) -> Map<String, Value> {
     put(&mut table, "context_length", model.context_length);
     put(&mut table, "terms", model.terms.clone());
     table
+}
+
+fn server(server: &Server) -> Value {
+    let mut table = Map::new();
+    table.insert("name".into(), server.name.to_string().into());
+    put(&mut table, "api_key_env", server.api_key_env.clone());
+    table.insert("private".into(), server.private.into());
+    table.into()
 }
 
 fn generator(recipe: &Recipe, generator: &Generator) -> Map<String, Value> {

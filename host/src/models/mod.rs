@@ -1,6 +1,9 @@
-//! Models behind roles: providers, limits, prices, the record of what was asked.
+//! Models behind roles, and the servers that plugins ask: providers, limits, prices, the record of
+//! what was asked.
 
 mod budget;
+mod fetch;
+mod flights;
 mod local;
 pub mod openai;
 mod provider;
@@ -41,6 +44,18 @@ pub enum Stop {
         count: u32,
         /// The last failure.
         failure: Failure,
+    },
+    /// Too many requests in a row to one server brought nothing.
+    #[error(
+        "the server {server} failed {count} requests in a row, the last with: {error}. `pacos run` goes on from here once it answers again", error = .error.message
+    )]
+    ServerFailing {
+        /// Its name, as granted.
+        server: crate::manifest::ServerName,
+        /// How many.
+        count: u32,
+        /// The last failure.
+        error: pacos_plugin::Error,
     },
     /// The budget does not cover the next request.
     #[error("the budget is spent: {0}. Raise [budget] {key} to go on", key = .0.key)]

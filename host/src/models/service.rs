@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::{
     Failure, FailureKind, Stop,
     budget::{Exhausted, Reservation, Till},
+    flights::Flights,
     request::canonical,
     served::{Model, Served},
 };
@@ -20,7 +21,8 @@ use crate::{
     ledger::{
         Ask, AttemptEnd, AttemptState, Charge, Ledger, LedgerError, RecordedOutcome, RequestKey,
     },
-    manifest::Budget,
+    manifest::{Budget, ServerName},
+    servers::Servers,
 };
 
 /// The shortest wait before another attempt; each further one doubles it.
@@ -28,16 +30,19 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// So many requests in a row that fail for good end the run: nobody is answering.
-const FAILURES_IN_A_ROW: u32 = 20;
+pub(super) const FAILURES_IN_A_ROW: u32 = 20;
 
-/// The models of a run, by role.
+/// The models of a run, by role, and the servers that its plugins ask.
 pub struct Service {
     roles: BTreeMap<String, Arc<Model>>,
-    ledger: Ledger,
-    till: Till,
+    pub(super) servers: Option<Arc<Servers>>,
+    pub(super) failures_in_a_row: Mutex<BTreeMap<ServerName, u32>>,
+    pub(super) ledger: Ledger,
+    pub(super) till: Till,
+    pub(super) flights: Flights,
     /// What single plugins may spend, by stage.
     allowances: Mutex<BTreeMap<String, Arc<Till>>>,
-    ended: watch::Sender<bool>,
+    pub(super) ended: watch::Sender<bool>,
 }
 
 /// Who asks, for the ledger.
@@ -75,11 +80,21 @@ impl Service {
             .collect();
         Ok(Service {
             roles,
+            servers: None,
+            failures_in_a_row: Mutex::default(),
             till: Till::new(budget, ledger.spent()?),
+            flights: Flights::default(),
             allowances: Mutex::default(),
             ledger,
             ended: watch::Sender::new(false),
         })
+    }
+
+    /// Has plugins ask servers, too.
+    #[must_use]
+    pub fn with_servers(mut self, servers: Arc<Servers>) -> Self {
+        self.servers = Some(servers);
+        self
     }
 
     /// The ledger that everything is recorded in.
@@ -200,32 +215,13 @@ impl Service {
         }
         let sample = crate::seed::derive(asker.seed, "sample", u64::from(ordinal));
         let (key, body) = canonical(&model.identity, request, sample);
-        match self.ledger.call(&asker.stage, &asker.place, ordinal)? {
-            Some(recorded) if recorded != key => {
-                return Err(Stop::NotDeterministic {
-                    stage: asker.stage.clone(),
-                    place: asker.place.clone(),
-                    ordinal,
-                });
-            }
-            Some(_) => {}
-            None => {
-                self.ledger
-                    .ask(Ask {
-                        stage: asker.stage.clone(),
-                        place: asker.place.clone(),
-                        ordinal,
-                        key,
-                        model: model.served.name.clone(),
-                        identity: model.identity.clone(),
-                        body,
-                    })
-                    .await?;
-            }
-        }
+        let (name, identity) = (model.served.name.clone(), model.identity.clone());
+        self.ask(asker, ordinal, (key, body), name, identity)
+            .await?;
         if let Some(outcome) = self.ledger.outcome(key)? {
             return Ok(handed_over(outcome));
         }
+        let _alone = self.flights.alone(key).await;
         let place = model.places.acquire().await;
         // Another asker of the same request may have been answered while this one waited.
         if let Some(outcome) = self.ledger.outcome(key)? {
@@ -250,8 +246,41 @@ impl Service {
         }
     }
 
+    /// Records that `asker` asks this as its request number `ordinal`, or makes sure that it is
+    /// what was recorded there.
+    pub(super) async fn ask(
+        &self,
+        asker: &Asker,
+        ordinal: u32,
+        (key, body): (RequestKey, String),
+        model: String,
+        identity: String,
+    ) -> Result<(), Stop> {
+        let (stage, place) = (asker.stage.clone(), asker.place.clone());
+        match self.ledger.call(&stage, &place, ordinal)? {
+            Some(recorded) if recorded == key => Ok(()),
+            Some(_) => Err(Stop::NotDeterministic {
+                stage,
+                place,
+                ordinal,
+            }),
+            None => {
+                let ask = Ask {
+                    stage,
+                    place,
+                    ordinal,
+                    key,
+                    model,
+                    identity,
+                    body,
+                };
+                Ok(self.ledger.ask(ask).await?)
+            }
+        }
+    }
+
     /// Waits, but no longer than there is anything to wait for: a server's pause can last minutes.
-    async fn unless_ended<T>(&self, wait: impl Future<Output = T>) -> Result<T, Stop> {
+    pub(super) async fn unless_ended<T>(&self, wait: impl Future<Output = T>) -> Result<T, Stop> {
         let mut ended = self.ended.subscribe();
         tokio::select! {
             waited = wait => Ok(waited),
@@ -423,7 +452,7 @@ fn over_allowance(stage: &str, exhausted: &Exhausted) -> NotSent {
     ))
 }
 
-fn handed_over(outcome: RecordedOutcome) -> Result<Reply, Error> {
+pub(super) fn handed_over<T>(outcome: RecordedOutcome<T>) -> Result<T, Error> {
     match outcome {
         RecordedOutcome::Answered(reply) => Ok(reply),
         RecordedOutcome::Failed(error) => Err(error),
@@ -439,7 +468,7 @@ fn failed(failure: &Failure) -> RecordedOutcome {
 }
 
 /// Exponential, with a share that differs between requests so that they do not come back as one.
-fn backoff(attempt: u32, key: RequestKey) -> Duration {
+pub(super) fn backoff(attempt: u32, key: RequestKey) -> Duration {
     let doubled = FIRST_WAIT.saturating_mul(1 << attempt.saturating_sub(1).min(16));
     let spread = 0.75 + f64::from(key.0[(attempt % 32) as usize]) / 255.0 / 2.0;
     doubled.min(LONGEST_WAIT).mul_f64(spread)

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use pacos_plugin::{Error, Example, Level, Likelihood, ModelDescription, Prompt, Reply, Request};
+use pacos_plugin::{
+    Error, Example, HttpRequest, HttpResponse, Level, Likelihood, ModelDescription, Prompt, Reply,
+    Request,
+};
 
 use crate::models::BoxFuture;
 
@@ -29,6 +32,12 @@ pub trait HostCalls: Send + Sync {
         prompt: &'a Prompt,
         answer: &'a str,
     ) -> BoxFuture<'a, Result<Likelihood, Refusal>>;
+
+    /// As [`pacos_plugin::Host::fetch_many`].
+    fn fetch_many(
+        &self,
+        requests: Vec<HttpRequest>,
+    ) -> BoxFuture<'_, Result<Vec<Result<HttpResponse, Error>>, Refusal>>;
 
     /// As [`pacos_plugin::Host::accepted`].
     fn accepted(&self, start: u64, count: u32) -> Result<Vec<Example>, Refusal>;
@@ -67,7 +76,7 @@ pub struct NoCalls;
 fn not_now() -> Refusal {
     Refusal::Error(Error::new(
         "not-now",
-        "models can be asked only while a unit, a batch or an item is under way",
+        "models and servers can be asked only while a unit, a batch or an item is under way",
     ))
 }
 
@@ -94,6 +103,13 @@ impl HostCalls for NoCalls {
         _prompt: &'a Prompt,
         _answer: &'a str,
     ) -> BoxFuture<'a, Result<Likelihood, Refusal>> {
+        Box::pin(async { Err(not_now()) })
+    }
+
+    fn fetch_many(
+        &self,
+        _requests: Vec<HttpRequest>,
+    ) -> BoxFuture<'_, Result<Vec<Result<HttpResponse, Error>>, Refusal>> {
         Box::pin(async { Err(not_now()) })
     }
 

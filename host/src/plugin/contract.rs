@@ -6,6 +6,11 @@ use wasmparser::{Chunk, Encoding, Parser, Payload};
 
 use super::LoadError;
 
+/// Contracts that this host serves. What came with a later one of the same track is only added, so
+/// that one host serves them all: in a component, wasmtime finds an interface under any version of
+/// its track.
+const SERVED: [&str; 2] = ["0.1.0", pacos_plugin::CONTRACT];
+
 /// What a plugin is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -20,22 +25,25 @@ pub enum Stage {
 impl Stage {
     const ALL: [Stage; 3] = [Stage::Generator, Stage::Filter, Stage::Evaluator];
 
-    /// The name of the interface, with the version that this host serves.
+    /// The name of the interface, with the newest version that this host serves.
     #[must_use]
     pub fn interface(self) -> &'static str {
         match self {
-            Stage::Generator => "pacos:plugin/generator@0.1.0",
-            Stage::Filter => "pacos:plugin/filter@0.1.0",
-            Stage::Evaluator => "pacos:plugin/evaluator@0.1.0",
+            Stage::Generator => "pacos:plugin/generator@0.1.1",
+            Stage::Filter => "pacos:plugin/filter@0.1.1",
+            Stage::Evaluator => "pacos:plugin/evaluator@0.1.1",
         }
     }
 
     /// The stage whose interface this is, if it is one that this host serves.
     #[must_use]
     pub fn from_interface(interface: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|stage| stage.interface() == interface)
+        let (name, version) = interface.split_once('@')?;
+        let stage = Self::ALL.into_iter().find(|stage| {
+            let own = stage.interface().split_once('@');
+            own.is_some_and(|(own, _)| own == name)
+        });
+        stage.filter(|_| SERVED.contains(&version))
     }
 }
 
@@ -141,14 +149,12 @@ fn advice(interfaces: &[String]) -> String {
         Ordering::Greater => format!(
             "It was built for contract {version}, which is newer than this host's {ours}. \
              Who uses it: take a newer release of Pacos, or an older release of the plugin. \
-             Who wrote it: a build with `pacos-plugin` {} also runs on hosts of this age",
-            release(ours)
+             Who wrote it: a build with a `pacos-plugin` of contract {ours} also runs on hosts of this age"
         ),
         Ordering::Less => format!(
             "It was built for contract {version}, which is older than this host's {ours} and no longer served. \
              Who uses it: take a newer release of the plugin, or an older release of Pacos. \
-             Who wrote it: build it again with `pacos-plugin` {}",
-            release(ours)
+             Who wrote it: build it again with a `pacos-plugin` of contract {ours}"
         ),
         Ordering::Equal => format!(
             "It has contract {ours}, but none of the stages of it. \
@@ -161,11 +167,4 @@ fn advice(interfaces: &[String]) -> String {
 /// The numbers of a version, for their order; what is no number comes first.
 fn numbers(version: &str) -> Vec<Option<u64>> {
     version.split('.').map(|part| part.parse().ok()).collect()
-}
-
-/// The releases of a crate that keep a contract: `0.1` of `0.1.0`.
-fn release(version: &str) -> &str {
-    version
-        .rsplit_once('.')
-        .map_or(version, |(release, _)| release)
 }

@@ -1,6 +1,7 @@
 //! Plugins: finding, checking, loading, calling.
 
 mod calls;
+pub(crate) mod capability;
 mod contract;
 mod error;
 mod judging;

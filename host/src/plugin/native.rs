@@ -9,7 +9,7 @@ use std::{
 
 use libloading::{Library, Symbol};
 use pacos_plugin::{
-    self as plain, Error, Prompt, Request,
+    self as plain, Error, HttpRequest, Prompt, Request,
     native::{
         ABI_MAJOR, Buffer, Bytes, HostTable, MAGIC, PluginTable, SYMBOL, Status, function,
         host_function,
@@ -283,6 +283,11 @@ fn serve(context: &Context, number: u32, input: &[u8]) -> Result<Vec<u8>, Error>
                 .runtime
                 .block_on(calls.log_likelihood(&role, &prompt, &answer));
             write(&context.told(likelihood)?)
+        }
+        host_function::FETCH_MANY => {
+            let (requests,): (Vec<HttpRequest>,) = read(input)?;
+            let responses = context.runtime.block_on(calls.fetch_many(requests));
+            write(&context.told(responses)?)
         }
         host_function::ACCEPTED => {
             let (start, count) = read(input)?;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::RangeFrom,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -9,14 +10,15 @@ use std::{
 };
 
 use pacos_plugin::{
-    CandidateId, Error, Example, Level, Likelihood, ModelDescription, Payload, Prompt, Reply,
-    Request,
+    CandidateId, Error, Example, HttpRequest, HttpResponse, Level, Likelihood, ModelDescription,
+    Payload, Prompt, Reply, Request,
 };
 
 use crate::{
-    manifest::Budget,
+    manifest::{Budget, ServerName},
     models::{Asker, BoxFuture, Service},
-    plugin::{HostCalls, Loaded, Refusal},
+    plugin::{HostCalls, Loaded, Refusal, capability},
+    servers::SoundRequest,
 };
 
 /// Most requests in one call: more is a mistake, and is refused before anything is sent.
@@ -61,11 +63,17 @@ impl Grant {
     }
 
     fn check_role(&self, role: &str) -> Result<(), Error> {
-        let capability = format!("models:{role}");
-        let missing = match (
-            self.declared.contains(&capability),
-            self.granted.contains(&capability),
-        ) {
+        self.check(&format!("models:{role}"))
+    }
+
+    fn check_server(&self, server: &ServerName) -> Result<(), Error> {
+        self.check(&server.capability())
+    }
+
+    fn check(&self, capability: &str) -> Result<(), Error> {
+        let mut declared = self.declared.iter();
+        let declared = declared.any(|declared| capability::covers(declared, capability));
+        let missing = match (declared, self.granted.contains(capability)) {
             (true, true) => return Ok(()),
             (true, false) => format!(
                 "the recipe does not grant it: write grant = [\"{capability}\"] in [{}]",
@@ -142,6 +150,27 @@ impl UnitCalls {
     }
 }
 
+impl UnitCalls {
+    /// Numbers requests, and counts those that are new: a call that runs again repeats its own.
+    fn number(&self, requests: usize) -> Result<RangeFrom<u32>, Refusal> {
+        let count = u32::try_from(requests).unwrap_or(u32::MAX);
+        let first = self.ordinal.load(Ordering::Relaxed);
+        let last_is_known = count == 0
+            || self
+                .grant
+                .service
+                .ledger()
+                .call(&self.asker.stage, &self.asker.place, first + count - 1)
+                .map_err(crate::models::Stop::from)?
+                .is_some();
+        if !last_is_known {
+            self.grant.count(requests)?;
+        }
+        self.ordinal.fetch_add(count, Ordering::Relaxed);
+        Ok(first..)
+    }
+}
+
 impl HostCalls for UnitCalls {
     fn describe_model(&self, role: &str) -> Result<ModelDescription, Refusal> {
         self.grant.check_role(role)?;
@@ -155,28 +184,38 @@ impl HostCalls for UnitCalls {
     ) -> BoxFuture<'a, Result<Vec<Result<Reply, Error>>, Refusal>> {
         Box::pin(async move {
             self.grant.check_role(role)?;
-            let count = u32::try_from(requests.len()).unwrap_or(u32::MAX);
-            let first = self.ordinal.load(Ordering::Relaxed);
-            // A call that runs again repeats its requests; only new ones count.
-            let last_is_known = count == 0
-                || self
-                    .grant
-                    .service
-                    .ledger()
-                    .call(&self.asker.stage, &self.asker.place, first + count - 1)
-                    .map_err(crate::models::Stop::from)?
-                    .is_some();
-            if !last_is_known {
-                self.grant.count(requests.len())?;
-            }
-            self.ordinal.fetch_add(count, Ordering::Relaxed);
-            let replies = (first..).zip(&requests).map(|(ordinal, request)| {
+            let numbered = self.number(requests.len())?.zip(&requests);
+            let replies = numbered.map(|(ordinal, request)| {
                 self.grant
                     .service
                     .complete(&self.asker, ordinal, role, request)
             });
             let mut results = Vec::with_capacity(requests.len());
             for result in futures::future::join_all(replies).await {
+                results.push(result?);
+            }
+            Ok(results)
+        })
+    }
+
+    fn fetch_many(
+        &self,
+        requests: Vec<HttpRequest>,
+    ) -> BoxFuture<'_, Result<Vec<Result<HttpResponse, Error>>, Refusal>> {
+        Box::pin(async move {
+            let numbered = self.number(requests.len())?.zip(&requests);
+            let responses = numbered.map(async |(ordinal, request)| {
+                let sound = SoundRequest::read(request).and_then(|sound| {
+                    self.grant.check_server(&sound.server)?;
+                    Ok(sound)
+                });
+                match sound {
+                    Ok(sound) => self.grant.service.fetch(&self.asker, ordinal, &sound).await,
+                    Err(error) => Ok(Err(error)),
+                }
+            });
+            let mut results = Vec::with_capacity(requests.len());
+            for result in futures::future::join_all(responses).await {
                 results.push(result?);
             }
             Ok(results)

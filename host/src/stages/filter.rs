@@ -12,6 +12,9 @@ use crate::{
     stages::StageError,
 };
 
+/// Records whose requests wait together; models and servers have limits of their own.
+const RECORDS_AT_ONCE: usize = 32;
+
 /// A filter at its place in the recipe.
 pub(super) struct FilterStage {
     judging: Judging<InRun>,
@@ -119,6 +122,10 @@ impl Surroundings for InRun {
             .map_err(|error| CallError::Stopped(Arc::new(error.into())))?;
         history.extend(self.uncommitted.iter().cloned());
         Ok(history)
+    }
+
+    fn at_once(&self) -> usize {
+        RECORDS_AT_ONCE
     }
 
     fn judged(&mut self, more: Vec<Judged>) {

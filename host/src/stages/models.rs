@@ -8,9 +8,10 @@ use std::{
 
 use crate::{
     ledger::{Ledger, LedgerError},
-    llama::{self, Engine, EngineOptions, ModelSource},
+    llama::{self, Engine, EngineOptions, InferenceModel, ModelSource},
     manifest::{Model, Provider, Recipe},
     models::{LocalProvider, Served, Service},
+    servers::Servers,
 };
 
 /// The student before training.
@@ -43,15 +44,20 @@ pub enum ServeError {
 }
 
 /// The models that roles name. Remote ones are at hand; a local one is in memory only while a
-/// service that it answers for is there.
+/// service that it answers for is there. Beside them the servers that plugins ask.
 pub struct Models {
     recipe: Arc<Recipe>,
     remote: Vec<Served>,
+    servers: Arc<Servers>,
 }
 
 impl Models {
-    pub(super) fn new(recipe: Arc<Recipe>, remote: Vec<Served>) -> Self {
-        Models { recipe, remote }
+    pub(super) fn new(recipe: Arc<Recipe>, remote: Vec<Served>, servers: Servers) -> Self {
+        Models {
+            recipe,
+            remote,
+            servers: Arc::new(servers),
+        }
     }
 
     /// Remote models, for questions that cost nothing.
@@ -147,12 +153,8 @@ impl Models {
             names.insert(role.clone(), name);
         }
         let budget = self.recipe.budget.clone();
-        Ok(Arc::new(Service::new(
-            names,
-            served,
-            budget,
-            ledger.clone(),
-        )?))
+        let service = Service::new(names, served, budget, ledger.clone())?;
+        Ok(Arc::new(service.with_servers(self.servers.clone())))
     }
 }
 
@@ -168,7 +170,8 @@ fn open(
         message: error.to_string(),
     };
     let parsed: ModelSource = source.parse().map_err(|e| failed(&e))?;
-    let opened = llama::open(&parsed, progress).map_err(|e| failed(&e))?;
+    let local = parsed.fetch(progress).map_err(|e| failed(&e))?;
+    let opened = InferenceModel::open(&local, progress).map_err(|e| failed(&e))?;
     let options = EngineOptions {
         max_batch: model.max_concurrency,
         context_length: model.context_length.map(|length| length as usize),

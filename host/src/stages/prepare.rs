@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 use crate::{
     manifest::{self, Model, PluginSource, Problem, Problems, Provider, Recipe, Seeds},
     models::{OpenAiProvider, Served},
-    plugin::{Loaded, Stage, source},
+    plugin::{Loaded, Stage, capability, source},
+    servers::{Server, Servers},
     stages::{FetchProgress, models::Models, run::roles_of, seeds},
 };
 
@@ -115,11 +116,12 @@ pub async fn prepare_with(
     for model in used_models(&recipe) {
         remote.extend(remote_model(&recipe, model, &mut problems));
     }
-    match generator {
-        Some(generator) if !problems.has_errors() => {
+    let servers = servers(&recipe, &mut problems);
+    match (generator, servers) {
+        (Some(generator), Some(servers)) if !problems.has_errors() => {
             let recipe = Arc::new(recipe);
             Ok(Prepared {
-                models: Models::new(recipe.clone(), remote),
+                models: Models::new(recipe.clone(), remote, servers),
                 recipe,
                 seeds,
                 evaluation,
@@ -183,14 +185,34 @@ async fn plugin(
             format!("{} is a {}, not a {stage}", loaded.title(), loaded.stage),
         ));
     }
-    for wanted in &loaded.description.capabilities {
-        if !plugin.grant.contains(wanted) {
+    let declared = &loaded.description.capabilities;
+    for wanted in declared {
+        let mut granted = plugin.grant.iter();
+        if !granted.any(|granted| capability::covers(wanted, granted)) {
             problems.push(
                 at(
                     "grant",
                     format!("{} wants the capability `{wanted}`", loaded.title()),
                 )
-                .help(format!("grant = [\"{wanted}\"]")),
+                .help(capability::grant(wanted)),
+            );
+        }
+    }
+    for granted in &plugin.grant {
+        let mut wanted = declared.iter();
+        if !wanted.any(|wanted| capability::covers(wanted, granted)) {
+            problems.push(
+                at(
+                    "grant",
+                    format!(
+                        "{} does not want the capability `{granted}`",
+                        loaded.title()
+                    ),
+                )
+                .help(match declared.as_slice() {
+                    [] => "it wants none: take `grant` out".to_owned(),
+                    wanted => format!("it wants {}", wanted.join(", ")),
+                }),
             );
         }
     }
@@ -228,20 +250,10 @@ fn remote_model(recipe: &Recipe, model: &Model, problems: &mut Problems) -> Opti
     let table = format!("models.{}", model.name);
     let key = match &settings.api_key_env {
         None => None,
-        Some(variable) => match std::env::var(variable) {
-            Ok(key) if !key.trim().is_empty() => Some(key),
-            _ => {
-                problems.push(
-                    Problem::at(
-                        &recipe.document,
-                        format!("{table}.api_key_env"),
-                        format!("the environment variable {variable} is not set"),
-                    )
-                    .help(format!("export {variable}=YOUR_KEY, or another model: manifests/local.toml needs no key")),
-                );
-                return None;
-            }
-        },
+        Some(variable) => {
+            let instead = ", or another model: manifests/local.toml needs no key";
+            Some(key(recipe, &table, variable, instead, problems)?)
+        }
     };
     match OpenAiProvider::new(model, settings, key) {
         Ok(provider) => Some(Served {
@@ -255,6 +267,62 @@ fn remote_model(recipe: &Recipe, model: &Model, problems: &mut Problems) -> Opti
         }),
         Err(error) => {
             problems.push(Problem::at(&recipe.document, table, error.to_string()));
+            None
+        }
+    }
+}
+
+/// What the recipe says of servers, with their keys.
+fn servers(recipe: &Recipe, problems: &mut Problems) -> Option<Servers> {
+    let mut known = BTreeMap::new();
+    for (number, server) in recipe.servers.iter().enumerate() {
+        let table = format!("servers.{number}");
+        let mut found = Server {
+            private: server.private,
+            key: None,
+        };
+        if let Some(variable) = &server.api_key_env {
+            let key = key(recipe, &table, variable, "", problems)?;
+            match found.with_key(&key) {
+                Ok(with_key) => found = with_key,
+                Err(_) => {
+                    let path = format!("{table}.api_key_env");
+                    let message = format!(
+                        "the key in {variable} holds characters that cannot stand in an HTTP header"
+                    );
+                    let problem = Problem::at(&recipe.document, path, message);
+                    problems.push(problem.help("set it again, without line breaks"));
+                    return None;
+                }
+            }
+        }
+        known.insert(server.name.clone(), found);
+    }
+    match Servers::new(known) {
+        Ok(servers) => Some(servers),
+        Err(error) => {
+            let message = format!("the HTTP client does not start: {error}");
+            problems.push(Problem::of_file(recipe.document.name(), message));
+            None
+        }
+    }
+}
+
+/// The key that a table's `api_key_env` names.
+fn key(
+    recipe: &Recipe,
+    table: &str,
+    variable: &str,
+    instead: &str,
+    problems: &mut Problems,
+) -> Option<String> {
+    match std::env::var(variable) {
+        Ok(key) if !key.trim().is_empty() => Some(key),
+        _ => {
+            let path = format!("{table}.api_key_env");
+            let message = format!("the environment variable {variable} is not set");
+            let problem = Problem::at(&recipe.document, path, message);
+            problems.push(problem.help(format!("export {variable}=YOUR_KEY{instead}")));
             None
         }
     }

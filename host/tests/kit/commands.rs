@@ -168,7 +168,7 @@ fn run_shows_what_a_generator_reads_in_replies() {
     assert_eq!(code(&output), 2);
     assert_eq!(
         stderr(&output),
-        format!("error: {bad}:2: a reply has either `text` or `error`\n")
+        format!("error: {bad}:2: a reply has one of `text`, `status` and `error`\n")
     );
 }
 
@@ -226,7 +226,7 @@ fn check_names_every_check_and_fails_with_the_plugin() {
     assert_eq!(code(&output), 0, "{}", stdout(&output));
     let text = stdout(&output);
     assert!(
-        text.starts_with("rouge-l 0.1.0, pacos:plugin/filter@0.1.0\n"),
+        text.starts_with("rouge-l 0.1.0, pacos:plugin/filter@0.1.1\n"),
         "{text}"
     );
     assert!(text.contains("passed  filter-restore "), "{text}");

@@ -65,7 +65,7 @@ async fn a_component_cut_short() {
 /// What a user reads of the hostile filter, had it been built for another contract.
 async fn refusal_of_version(version: &[u8; 5]) -> String {
     let mut bytes = std::fs::read(component("hostile")).unwrap();
-    let old = b"pacos:plugin/filter@0.1.0";
+    let old = b"pacos:plugin/filter@0.1.1";
     let places: Vec<usize> = (0..bytes.len() - old.len())
         .filter(|start| bytes[*start..].starts_with(old))
         .collect();
@@ -82,10 +82,10 @@ async fn a_newer_version_of_the_contract() {
     assert_eq!(
         refusal_of_version(b"0.2.0").await,
         "plugin FILE exports pacos:plugin/filter@0.2.0, but this host serves \
-         pacos:plugin/generator@0.1.0, pacos:plugin/filter@0.1.0, pacos:plugin/evaluator@0.1.0. \
-         It was built for contract 0.2.0, which is newer than this host's 0.1.0. \
+         pacos:plugin/generator@0.1.1, pacos:plugin/filter@0.1.1, pacos:plugin/evaluator@0.1.1. \
+         It was built for contract 0.2.0, which is newer than this host's 0.1.1. \
          Who uses it: take a newer release of Pacos, or an older release of the plugin. \
-         Who wrote it: a build with `pacos-plugin` 0.1 also runs on hosts of this age"
+         Who wrote it: a build with a `pacos-plugin` of contract 0.1.1 also runs on hosts of this age"
     );
 }
 
@@ -94,17 +94,17 @@ async fn an_older_version_of_the_contract() {
     assert_eq!(
         refusal_of_version(b"0.0.9").await,
         "plugin FILE exports pacos:plugin/filter@0.0.9, but this host serves \
-         pacos:plugin/generator@0.1.0, pacos:plugin/filter@0.1.0, pacos:plugin/evaluator@0.1.0. \
-         It was built for contract 0.0.9, which is older than this host's 0.1.0 and no longer served. \
+         pacos:plugin/generator@0.1.1, pacos:plugin/filter@0.1.1, pacos:plugin/evaluator@0.1.1. \
+         It was built for contract 0.0.9, which is older than this host's 0.1.1 and no longer served. \
          Who uses it: take a newer release of the plugin, or an older release of Pacos. \
-         Who wrote it: build it again with `pacos-plugin` 0.1"
+         Who wrote it: build it again with a `pacos-plugin` of contract 0.1.1"
     );
 }
 
 #[tokio::test]
 async fn a_component_of_something_else() {
-    let serves = "but this host serves pacos:plugin/generator@0.1.0, pacos:plugin/filter@0.1.0, \
-                  pacos:plugin/evaluator@0.1.0. It is no Pacos plugin: an author ends it with \
+    let serves = "but this host serves pacos:plugin/generator@0.1.1, pacos:plugin/filter@0.1.1, \
+                  pacos:plugin/evaluator@0.1.1. It is no Pacos plugin: an author ends it with \
                   `pacos_plugin::export!(…)`";
     assert_eq!(
         refusal_of(&compiled("(component)")).await,
@@ -115,11 +115,11 @@ async fn a_component_of_something_else() {
         refusal_of(&compiled(other)).await,
         format!("plugin FILE exports other:thing/filter@0.1.0, {serves}")
     );
-    let no_stage = "(component (instance $i) (export \"pacos:plugin/types@0.1.0\" (instance $i)))";
+    let no_stage = "(component (instance $i) (export \"pacos:plugin/types@0.1.1\" (instance $i)))";
     let text = refusal_of(&compiled(no_stage)).await;
     assert!(
         text.ends_with(
-            "It has contract 0.1.0, but none of the stages of it. \
+            "It has contract 0.1.1, but none of the stages of it. \
              Who uses it: ask its author for a generator, a filter or an evaluator. \
              Who wrote it: end it with `pacos_plugin::export!(…)`"
         ),
@@ -129,7 +129,7 @@ async fn a_component_of_something_else() {
 
 #[tokio::test]
 async fn the_right_name_over_the_wrong_functions() {
-    let hollow = "(component (instance $i) (export \"pacos:plugin/filter@0.1.0\" (instance $i)))";
+    let hollow = "(component (instance $i) (export \"pacos:plugin/filter@0.1.1\" (instance $i)))";
     let text = refusal_of(&compiled(hollow)).await;
     assert!(
         text.starts_with("plugin FILE cannot be started: ") && text.contains("describe"),
@@ -141,7 +141,7 @@ async fn the_right_name_over_the_wrong_functions() {
 async fn an_import_that_no_host_has() {
     let greedy = "(component
         (import \"other:thing/disk@1.0.0\" (instance (export \"format\" (func))))
-        (instance $i) (export \"pacos:plugin/filter@0.1.0\" (instance $i)))";
+        (instance $i) (export \"pacos:plugin/filter@0.1.1\" (instance $i)))";
     let text = refusal_of(&compiled(greedy)).await;
     assert!(
         text.starts_with("plugin FILE cannot be started: ")

@@ -20,8 +20,8 @@ use pacos::{
     plugin::{CallError, HostCalls, Instance, Loaded, NoCalls, Refusal},
 };
 use pacos_plugin::{
-    Candidate, CandidateId, Error, Example, FinishReason, Level, Likelihood, ModelDescription,
-    Payload, Prompt, Reply, Request, Task, Verdict,
+    Candidate, CandidateId, Error, Example, FinishReason, HttpRequest, HttpResponse, Level,
+    Likelihood, ModelDescription, Payload, Prompt, Reply, Request, Task, Verdict,
 };
 use sha2::{Digest, Sha256};
 
@@ -171,6 +171,13 @@ impl HostCalls for SlowModel {
             };
             Ok(requests.into_iter().map(&mut reply).collect())
         })
+    }
+
+    fn fetch_many(
+        &self,
+        requests: Vec<HttpRequest>,
+    ) -> BoxFuture<'_, Result<Vec<Result<HttpResponse, Error>>, Refusal>> {
+        NoCalls.fetch_many(requests)
     }
 
     fn count_tokens(&self, role: &str, text: &str) -> Result<u32, Refusal> {

@@ -19,18 +19,18 @@ fn filter(list: &str, length: &str, verdict: &str, realloc: &str) -> String {
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
                 {realloc})
             ;; description: "shape", "0.1.0", no capabilities, schema "{{}}", stateless
-            (func (export "pacos:plugin/filter@0.1.0#describe") (result i32) (i32.const 512))
+            (func (export "pacos:plugin/filter@0.1.1#describe") (result i32) (i32.const 512))
             (data (i32.const 256) "shape0.1.0{{}}")
             (data (i32.const 512)
                 "\00\01\00\00\05\00\00\00" "\05\01\00\00\05\00\00\00"
                 "\00\00\00\00\00\00\00\00" "\0a\01\00\00\02\00\00\00")
-            (func (export "pacos:plugin/filter@0.1.0#configure") (param i32 i32) (result i32)
+            (func (export "pacos:plugin/filter@0.1.1#configure") (param i32 i32) (result i32)
                 (i32.const 600))
-            (func (export "pacos:plugin/filter@0.1.0#start") (param i32 i32) (result i32)
+            (func (export "pacos:plugin/filter@0.1.1#start") (param i32 i32) (result i32)
                 (i32.const 600))
-            (func (export "pacos:plugin/filter@0.1.0#restore") (param i32 i32) (result i32)
+            (func (export "pacos:plugin/filter@0.1.1#restore") (param i32 i32) (result i32)
                 (i32.const 600))
-            (func (export "pacos:plugin/filter@0.1.0#judge") (param i32 i32) (result i32)
+            (func (export "pacos:plugin/filter@0.1.1#judge") (param i32 i32) (result i32)
                 (i32.store (i32.const 1028) (i32.const {list}))
                 (i32.store (i32.const 1032) (i32.const {length}))
                 (i32.const 1024))
@@ -49,7 +49,7 @@ const KEEP: &str = r"\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\0
 
 fn component(folder: &Path, text: &str) -> PathBuf {
     let mut module = wat::parse_str(text).unwrap();
-    let contract = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-api/wit/0.1.0");
+    let contract = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-api/wit/0.1.1");
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_path(contract).unwrap();
     let world = resolve

@@ -3,34 +3,42 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Imported Functions from `pacos:plugin/models@0.1.0`
+// Imported Functions from `pacos:plugin/models@0.1.1`
 
-__attribute__((__import_module__("pacos:plugin/models@0.1.0"), __import_name__("describe")))
+__attribute__((__import_module__("pacos:plugin/models@0.1.1"), __import_name__("describe")))
 extern void __wasm_import_pacos_plugin_models_describe(uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("pacos:plugin/models@0.1.0"), __import_name__("complete")))
+__attribute__((__import_module__("pacos:plugin/models@0.1.1"), __import_name__("complete")))
 extern void __wasm_import_pacos_plugin_models_complete(uint8_t *, uint8_t *);
 
-__attribute__((__import_module__("pacos:plugin/models@0.1.0"), __import_name__("complete-many")))
+__attribute__((__import_module__("pacos:plugin/models@0.1.1"), __import_name__("complete-many")))
 extern void __wasm_import_pacos_plugin_models_complete_many(uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("pacos:plugin/models@0.1.0"), __import_name__("count-tokens")))
+__attribute__((__import_module__("pacos:plugin/models@0.1.1"), __import_name__("count-tokens")))
 extern void __wasm_import_pacos_plugin_models_count_tokens(uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("pacos:plugin/models@0.1.0"), __import_name__("log-likelihood")))
+__attribute__((__import_module__("pacos:plugin/models@0.1.1"), __import_name__("log-likelihood")))
 extern void __wasm_import_pacos_plugin_models_log_likelihood(uint8_t *, size_t, int32_t, uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
 
-// Imported Functions from `pacos:plugin/log@0.1.0`
+// Imported Functions from `pacos:plugin/http@0.1.1`
 
-__attribute__((__import_module__("pacos:plugin/log@0.1.0"), __import_name__("write")))
+__attribute__((__import_module__("pacos:plugin/http@0.1.1"), __import_name__("fetch")))
+extern void __wasm_import_pacos_plugin_http_fetch(int32_t, uint8_t *, size_t, uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
+
+__attribute__((__import_module__("pacos:plugin/http@0.1.1"), __import_name__("fetch-many")))
+extern void __wasm_import_pacos_plugin_http_fetch_many(uint8_t *, size_t, uint8_t *);
+
+// Imported Functions from `pacos:plugin/log@0.1.1`
+
+__attribute__((__import_module__("pacos:plugin/log@0.1.1"), __import_name__("write")))
 extern void __wasm_import_pacos_plugin_log_write(int32_t, uint8_t *, size_t);
 
-__attribute__((__import_module__("pacos:plugin/log@0.1.0"), __import_name__("progress")))
+__attribute__((__import_module__("pacos:plugin/log@0.1.1"), __import_name__("progress")))
 extern void __wasm_import_pacos_plugin_log_progress(int64_t, int64_t);
 
-// Exported Functions from `pacos:plugin/filter@0.1.0`
+// Exported Functions from `pacos:plugin/filter@0.1.1`
 
-__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/filter@0.1.0#describe")))
+__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/filter@0.1.1#describe")))
 void __wasm_export_exports_pacos_plugin_filter_describe_post_return(uint8_t * arg0) {
   if ((*((size_t*) (arg0 + sizeof(void*)))) > 0) {
     free(*((uint8_t **) (arg0 + 0)));
@@ -55,7 +63,7 @@ void __wasm_export_exports_pacos_plugin_filter_describe_post_return(uint8_t * ar
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/filter@0.1.0#configure")))
+__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/filter@0.1.1#configure")))
 void __wasm_export_exports_pacos_plugin_filter_configure_post_return(uint8_t * arg0) {
   size_t len = *((size_t*) (arg0 + sizeof(void*)));
   if (len > 0) {
@@ -85,7 +93,7 @@ void __wasm_export_exports_pacos_plugin_filter_configure_post_return(uint8_t * a
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/filter@0.1.0#start")))
+__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/filter@0.1.1#start")))
 void __wasm_export_exports_pacos_plugin_filter_start_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -103,7 +111,7 @@ void __wasm_export_exports_pacos_plugin_filter_start_post_return(uint8_t * arg0)
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/filter@0.1.0#restore")))
+__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/filter@0.1.1#restore")))
 void __wasm_export_exports_pacos_plugin_filter_restore_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -121,7 +129,7 @@ void __wasm_export_exports_pacos_plugin_filter_restore_post_return(uint8_t * arg
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/filter@0.1.0#judge")))
+__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/filter@0.1.1#judge")))
 void __wasm_export_exports_pacos_plugin_filter_judge_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -507,6 +515,85 @@ void pacos_plugin_models_result_likelihood_error_free(pacos_plugin_models_result
   if (!ptr->is_err) {
   } else {
     pacos_plugin_models_error_free(&ptr->val.err);
+  }
+}
+
+void pacos_plugin_http_error_free(pacos_plugin_http_error_t *ptr) {
+  pacos_plugin_types_error_free(ptr);
+}
+
+void pacos_plugin_http_http_header_free(pacos_plugin_http_http_header_t *ptr) {
+  filter_plugin_string_free(&ptr->name);
+  filter_plugin_string_free(&ptr->value);
+}
+
+void pacos_plugin_http_list_http_header_free(pacos_plugin_http_list_http_header_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    pacos_plugin_http_http_header_t *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+      pacos_plugin_http_http_header_free(&list_ptr[i]);
+    }
+    free(list_ptr);
+  }
+}
+
+void filter_plugin_list_u8_free(filter_plugin_list_u8_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    uint8_t *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+    }
+    free(list_ptr);
+  }
+}
+
+void pacos_plugin_http_http_request_free(pacos_plugin_http_http_request_t *ptr) {
+  filter_plugin_string_free(&ptr->url);
+  pacos_plugin_http_list_http_header_free(&ptr->headers);
+  filter_plugin_list_u8_free(&ptr->body);
+}
+
+void pacos_plugin_http_http_response_free(pacos_plugin_http_http_response_t *ptr) {
+  pacos_plugin_http_list_http_header_free(&ptr->headers);
+  filter_plugin_list_u8_free(&ptr->body);
+}
+
+void pacos_plugin_http_result_http_response_error_free(pacos_plugin_http_result_http_response_error_t *ptr) {
+  if (!ptr->is_err) {
+    pacos_plugin_http_http_response_free(&ptr->val.ok);
+  } else {
+    pacos_plugin_http_error_free(&ptr->val.err);
+  }
+}
+
+void pacos_plugin_http_list_http_request_free(pacos_plugin_http_list_http_request_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    pacos_plugin_http_http_request_t *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+      pacos_plugin_http_http_request_free(&list_ptr[i]);
+    }
+    free(list_ptr);
+  }
+}
+
+void pacos_plugin_http_list_result_http_response_error_free(pacos_plugin_http_list_result_http_response_error_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    pacos_plugin_http_result_http_response_error_t *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+      pacos_plugin_http_result_http_response_error_free(&list_ptr[i]);
+    }
+    free(list_ptr);
+  }
+}
+
+void pacos_plugin_http_result_list_result_http_response_error_error_free(pacos_plugin_http_result_list_result_http_response_error_error_t *ptr) {
+  if (!ptr->is_err) {
+    pacos_plugin_http_list_result_http_response_error_free(&ptr->val.ok);
+  } else {
+    pacos_plugin_http_error_free(&ptr->val.err);
   }
 }
 
@@ -1012,6 +1099,72 @@ bool pacos_plugin_models_log_likelihood(filter_plugin_string_t *role, pacos_plug
   }
 }
 
+bool pacos_plugin_http_fetch(pacos_plugin_http_http_request_t *request, pacos_plugin_http_http_response_t *ret, pacos_plugin_http_error_t *err) {
+  __attribute__((__aligned__(sizeof(void*))))
+  uint8_t ret_area[(6*sizeof(void*))];
+  uint8_t *ptr = (uint8_t *) &ret_area;
+  __wasm_import_pacos_plugin_http_fetch((int32_t) (*request).method, (uint8_t *) ((*request).url).ptr, ((*request).url).len, (uint8_t *) ((*request).headers).ptr, ((*request).headers).len, (uint8_t *) ((*request).body).ptr, ((*request).body).len, ptr);
+  pacos_plugin_http_result_http_response_error_t result;
+  switch ((int32_t) *((uint8_t*) (ptr + 0))) {
+    case 0: {
+      result.is_err = false;
+      result.val.ok = (pacos_plugin_http_http_response_t) {
+        (uint16_t) (uint16_t) ((int32_t) *((uint16_t*) (ptr + sizeof(void*)))),
+        (pacos_plugin_http_list_http_header_t) (pacos_plugin_http_list_http_header_t) { (pacos_plugin_http_http_header_t*)(*((uint8_t **) (ptr + (2*sizeof(void*))))), (*((size_t*) (ptr + (3*sizeof(void*))))) },
+        (filter_plugin_list_u8_t) (filter_plugin_list_u8_t) { (uint8_t*)(*((uint8_t **) (ptr + (4*sizeof(void*))))), (*((size_t*) (ptr + (5*sizeof(void*))))) },
+      };
+      break;
+    }
+    case 1: {
+      result.is_err = true;
+      result.val.err = (pacos_plugin_types_error_t) {
+        (filter_plugin_string_t) (filter_plugin_string_t) { (uint8_t*)(*((uint8_t **) (ptr + sizeof(void*)))), (*((size_t*) (ptr + (2*sizeof(void*))))) },
+        (filter_plugin_string_t) (filter_plugin_string_t) { (uint8_t*)(*((uint8_t **) (ptr + (3*sizeof(void*))))), (*((size_t*) (ptr + (4*sizeof(void*))))) },
+        (bool) (int32_t) *((uint8_t*) (ptr + (5*sizeof(void*)))),
+      };
+      break;
+    }
+  }
+  if (!result.is_err) {
+    *ret = result.val.ok;
+    return 1;
+  } else {
+    *err = result.val.err;
+    return 0;
+  }
+}
+
+bool pacos_plugin_http_fetch_many(pacos_plugin_http_list_http_request_t *requests, pacos_plugin_http_list_result_http_response_error_t *ret, pacos_plugin_http_error_t *err) {
+  __attribute__((__aligned__(sizeof(void*))))
+  uint8_t ret_area[(6*sizeof(void*))];
+  uint8_t *ptr = (uint8_t *) &ret_area;
+  __wasm_import_pacos_plugin_http_fetch_many((uint8_t *) (*requests).ptr, (*requests).len, ptr);
+  pacos_plugin_http_result_list_result_http_response_error_error_t result0;
+  switch ((int32_t) *((uint8_t*) (ptr + 0))) {
+    case 0: {
+      result0.is_err = false;
+      result0.val.ok = (pacos_plugin_http_list_result_http_response_error_t) { (pacos_plugin_http_result_http_response_error_t*)(*((uint8_t **) (ptr + sizeof(void*)))), (*((size_t*) (ptr + (2*sizeof(void*))))) };
+      break;
+    }
+    case 1: {
+      result0.is_err = true;
+      result0.val.err = (pacos_plugin_types_error_t) {
+        (filter_plugin_string_t) (filter_plugin_string_t) { (uint8_t*)(*((uint8_t **) (ptr + sizeof(void*)))), (*((size_t*) (ptr + (2*sizeof(void*))))) },
+        (filter_plugin_string_t) (filter_plugin_string_t) { (uint8_t*)(*((uint8_t **) (ptr + (3*sizeof(void*))))), (*((size_t*) (ptr + (4*sizeof(void*))))) },
+        (bool) (int32_t) *((uint8_t*) (ptr + (5*sizeof(void*)))),
+      };
+      break;
+    }
+  }
+  if (!result0.is_err) {
+    *ret = result0.val.ok;
+    return 1;
+  } else {
+    *err = result0.val.err;
+    return 0;
+  }
+}
+
 void pacos_plugin_log_write(pacos_plugin_log_level_t level, filter_plugin_string_t *message) {
   __wasm_import_pacos_plugin_log_write((int32_t) level, (uint8_t *) (*message).ptr, (*message).len);
 }
@@ -1020,7 +1173,7 @@ void pacos_plugin_log_progress(uint64_t done, uint64_t total) {
   __wasm_import_pacos_plugin_log_progress((int64_t) (done), (int64_t) (total));
 }
 
-__attribute__((__export_name__("pacos:plugin/filter@0.1.0#describe")))
+__attribute__((__export_name__("pacos:plugin/filter@0.1.1#describe")))
 uint8_t * __wasm_export_exports_pacos_plugin_filter_describe(void) {
   exports_pacos_plugin_filter_description_t ret;
   exports_pacos_plugin_filter_describe(&ret);
@@ -1038,7 +1191,7 @@ uint8_t * __wasm_export_exports_pacos_plugin_filter_describe(void) {
   return ptr;
 }
 
-__attribute__((__export_name__("pacos:plugin/filter@0.1.0#configure")))
+__attribute__((__export_name__("pacos:plugin/filter@0.1.1#configure")))
 uint8_t * __wasm_export_exports_pacos_plugin_filter_configure(uint8_t * arg, size_t arg0) {
   filter_plugin_string_t arg1 = (filter_plugin_string_t) { (uint8_t*)(arg), (arg0) };
   exports_pacos_plugin_filter_list_diagnostic_t ret;
@@ -1049,7 +1202,7 @@ uint8_t * __wasm_export_exports_pacos_plugin_filter_configure(uint8_t * arg, siz
   return ptr;
 }
 
-__attribute__((__export_name__("pacos:plugin/filter@0.1.0#start")))
+__attribute__((__export_name__("pacos:plugin/filter@0.1.1#start")))
 uint8_t * __wasm_export_exports_pacos_plugin_filter_start(uint8_t * arg, size_t arg0) {
   exports_pacos_plugin_filter_list_task_t arg1 = (exports_pacos_plugin_filter_list_task_t) { (exports_pacos_plugin_filter_task_t*)(arg), (arg0) };
   exports_pacos_plugin_filter_result_void_error_t ret;
@@ -1072,7 +1225,7 @@ uint8_t * __wasm_export_exports_pacos_plugin_filter_start(uint8_t * arg, size_t 
   return ptr;
 }
 
-__attribute__((__export_name__("pacos:plugin/filter@0.1.0#restore")))
+__attribute__((__export_name__("pacos:plugin/filter@0.1.1#restore")))
 uint8_t * __wasm_export_exports_pacos_plugin_filter_restore(uint8_t * arg, size_t arg0) {
   exports_pacos_plugin_filter_list_judged_t arg5 = (exports_pacos_plugin_filter_list_judged_t) { (exports_pacos_plugin_filter_judged_t*)(arg), (arg0) };
   exports_pacos_plugin_filter_result_void_error_t ret;
@@ -1095,7 +1248,7 @@ uint8_t * __wasm_export_exports_pacos_plugin_filter_restore(uint8_t * arg, size_
   return ptr;
 }
 
-__attribute__((__export_name__("pacos:plugin/filter@0.1.0#judge")))
+__attribute__((__export_name__("pacos:plugin/filter@0.1.1#judge")))
 uint8_t * __wasm_export_exports_pacos_plugin_filter_judge(uint8_t * arg, size_t arg0) {
   exports_pacos_plugin_filter_list_candidate_t arg2 = (exports_pacos_plugin_filter_list_candidate_t) { (exports_pacos_plugin_filter_candidate_t*)(arg), (arg0) };
   exports_pacos_plugin_filter_result_list_verdict_error_t ret;

@@ -3,39 +3,47 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Imported Functions from `pacos:plugin/models@0.1.0`
+// Imported Functions from `pacos:plugin/models@0.1.1`
 
-__attribute__((__import_module__("pacos:plugin/models@0.1.0"), __import_name__("describe")))
+__attribute__((__import_module__("pacos:plugin/models@0.1.1"), __import_name__("describe")))
 extern void __wasm_import_pacos_plugin_models_describe(uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("pacos:plugin/models@0.1.0"), __import_name__("complete")))
+__attribute__((__import_module__("pacos:plugin/models@0.1.1"), __import_name__("complete")))
 extern void __wasm_import_pacos_plugin_models_complete(uint8_t *, uint8_t *);
 
-__attribute__((__import_module__("pacos:plugin/models@0.1.0"), __import_name__("complete-many")))
+__attribute__((__import_module__("pacos:plugin/models@0.1.1"), __import_name__("complete-many")))
 extern void __wasm_import_pacos_plugin_models_complete_many(uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("pacos:plugin/models@0.1.0"), __import_name__("count-tokens")))
+__attribute__((__import_module__("pacos:plugin/models@0.1.1"), __import_name__("count-tokens")))
 extern void __wasm_import_pacos_plugin_models_count_tokens(uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("pacos:plugin/models@0.1.0"), __import_name__("log-likelihood")))
+__attribute__((__import_module__("pacos:plugin/models@0.1.1"), __import_name__("log-likelihood")))
 extern void __wasm_import_pacos_plugin_models_log_likelihood(uint8_t *, size_t, int32_t, uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
 
-// Imported Functions from `pacos:plugin/log@0.1.0`
+// Imported Functions from `pacos:plugin/http@0.1.1`
 
-__attribute__((__import_module__("pacos:plugin/log@0.1.0"), __import_name__("write")))
+__attribute__((__import_module__("pacos:plugin/http@0.1.1"), __import_name__("fetch")))
+extern void __wasm_import_pacos_plugin_http_fetch(int32_t, uint8_t *, size_t, uint8_t *, size_t, uint8_t *, size_t, uint8_t *);
+
+__attribute__((__import_module__("pacos:plugin/http@0.1.1"), __import_name__("fetch-many")))
+extern void __wasm_import_pacos_plugin_http_fetch_many(uint8_t *, size_t, uint8_t *);
+
+// Imported Functions from `pacos:plugin/log@0.1.1`
+
+__attribute__((__import_module__("pacos:plugin/log@0.1.1"), __import_name__("write")))
 extern void __wasm_import_pacos_plugin_log_write(int32_t, uint8_t *, size_t);
 
-__attribute__((__import_module__("pacos:plugin/log@0.1.0"), __import_name__("progress")))
+__attribute__((__import_module__("pacos:plugin/log@0.1.1"), __import_name__("progress")))
 extern void __wasm_import_pacos_plugin_log_progress(int64_t, int64_t);
 
-// Imported Functions from `pacos:plugin/accepted@0.1.0`
+// Imported Functions from `pacos:plugin/accepted@0.1.1`
 
-__attribute__((__import_module__("pacos:plugin/accepted@0.1.0"), __import_name__("read")))
+__attribute__((__import_module__("pacos:plugin/accepted@0.1.1"), __import_name__("read")))
 extern void __wasm_import_pacos_plugin_accepted_read(int64_t, int32_t, uint8_t *);
 
-// Exported Functions from `pacos:plugin/generator@0.1.0`
+// Exported Functions from `pacos:plugin/generator@0.1.1`
 
-__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/generator@0.1.0#describe")))
+__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/generator@0.1.1#describe")))
 void __wasm_export_exports_pacos_plugin_generator_describe_post_return(uint8_t * arg0) {
   if ((*((size_t*) (arg0 + sizeof(void*)))) > 0) {
     free(*((uint8_t **) (arg0 + 0)));
@@ -60,7 +68,7 @@ void __wasm_export_exports_pacos_plugin_generator_describe_post_return(uint8_t *
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/generator@0.1.0#configure")))
+__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/generator@0.1.1#configure")))
 void __wasm_export_exports_pacos_plugin_generator_configure_post_return(uint8_t * arg0) {
   size_t len = *((size_t*) (arg0 + sizeof(void*)));
   if (len > 0) {
@@ -90,7 +98,7 @@ void __wasm_export_exports_pacos_plugin_generator_configure_post_return(uint8_t 
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/generator@0.1.0#start")))
+__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/generator@0.1.1#start")))
 void __wasm_export_exports_pacos_plugin_generator_start_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -108,7 +116,7 @@ void __wasm_export_exports_pacos_plugin_generator_start_post_return(uint8_t * ar
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/generator@0.1.0#generate")))
+__attribute__((__weak__, __export_name__("cabi_post_pacos:plugin/generator@0.1.1#generate")))
 void __wasm_export_exports_pacos_plugin_generator_generate_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -504,6 +512,85 @@ void pacos_plugin_models_result_likelihood_error_free(pacos_plugin_models_result
   if (!ptr->is_err) {
   } else {
     pacos_plugin_models_error_free(&ptr->val.err);
+  }
+}
+
+void pacos_plugin_http_error_free(pacos_plugin_http_error_t *ptr) {
+  pacos_plugin_types_error_free(ptr);
+}
+
+void pacos_plugin_http_http_header_free(pacos_plugin_http_http_header_t *ptr) {
+  generator_plugin_string_free(&ptr->name);
+  generator_plugin_string_free(&ptr->value);
+}
+
+void pacos_plugin_http_list_http_header_free(pacos_plugin_http_list_http_header_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    pacos_plugin_http_http_header_t *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+      pacos_plugin_http_http_header_free(&list_ptr[i]);
+    }
+    free(list_ptr);
+  }
+}
+
+void generator_plugin_list_u8_free(generator_plugin_list_u8_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    uint8_t *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+    }
+    free(list_ptr);
+  }
+}
+
+void pacos_plugin_http_http_request_free(pacos_plugin_http_http_request_t *ptr) {
+  generator_plugin_string_free(&ptr->url);
+  pacos_plugin_http_list_http_header_free(&ptr->headers);
+  generator_plugin_list_u8_free(&ptr->body);
+}
+
+void pacos_plugin_http_http_response_free(pacos_plugin_http_http_response_t *ptr) {
+  pacos_plugin_http_list_http_header_free(&ptr->headers);
+  generator_plugin_list_u8_free(&ptr->body);
+}
+
+void pacos_plugin_http_result_http_response_error_free(pacos_plugin_http_result_http_response_error_t *ptr) {
+  if (!ptr->is_err) {
+    pacos_plugin_http_http_response_free(&ptr->val.ok);
+  } else {
+    pacos_plugin_http_error_free(&ptr->val.err);
+  }
+}
+
+void pacos_plugin_http_list_http_request_free(pacos_plugin_http_list_http_request_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    pacos_plugin_http_http_request_t *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+      pacos_plugin_http_http_request_free(&list_ptr[i]);
+    }
+    free(list_ptr);
+  }
+}
+
+void pacos_plugin_http_list_result_http_response_error_free(pacos_plugin_http_list_result_http_response_error_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    pacos_plugin_http_result_http_response_error_t *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+      pacos_plugin_http_result_http_response_error_free(&list_ptr[i]);
+    }
+    free(list_ptr);
+  }
+}
+
+void pacos_plugin_http_result_list_result_http_response_error_error_free(pacos_plugin_http_result_list_result_http_response_error_error_t *ptr) {
+  if (!ptr->is_err) {
+    pacos_plugin_http_list_result_http_response_error_free(&ptr->val.ok);
+  } else {
+    pacos_plugin_http_error_free(&ptr->val.err);
   }
 }
 
@@ -987,6 +1074,72 @@ bool pacos_plugin_models_log_likelihood(generator_plugin_string_t *role, pacos_p
   }
 }
 
+bool pacos_plugin_http_fetch(pacos_plugin_http_http_request_t *request, pacos_plugin_http_http_response_t *ret, pacos_plugin_http_error_t *err) {
+  __attribute__((__aligned__(sizeof(void*))))
+  uint8_t ret_area[(6*sizeof(void*))];
+  uint8_t *ptr = (uint8_t *) &ret_area;
+  __wasm_import_pacos_plugin_http_fetch((int32_t) (*request).method, (uint8_t *) ((*request).url).ptr, ((*request).url).len, (uint8_t *) ((*request).headers).ptr, ((*request).headers).len, (uint8_t *) ((*request).body).ptr, ((*request).body).len, ptr);
+  pacos_plugin_http_result_http_response_error_t result;
+  switch ((int32_t) *((uint8_t*) (ptr + 0))) {
+    case 0: {
+      result.is_err = false;
+      result.val.ok = (pacos_plugin_http_http_response_t) {
+        (uint16_t) (uint16_t) ((int32_t) *((uint16_t*) (ptr + sizeof(void*)))),
+        (pacos_plugin_http_list_http_header_t) (pacos_plugin_http_list_http_header_t) { (pacos_plugin_http_http_header_t*)(*((uint8_t **) (ptr + (2*sizeof(void*))))), (*((size_t*) (ptr + (3*sizeof(void*))))) },
+        (generator_plugin_list_u8_t) (generator_plugin_list_u8_t) { (uint8_t*)(*((uint8_t **) (ptr + (4*sizeof(void*))))), (*((size_t*) (ptr + (5*sizeof(void*))))) },
+      };
+      break;
+    }
+    case 1: {
+      result.is_err = true;
+      result.val.err = (pacos_plugin_types_error_t) {
+        (generator_plugin_string_t) (generator_plugin_string_t) { (uint8_t*)(*((uint8_t **) (ptr + sizeof(void*)))), (*((size_t*) (ptr + (2*sizeof(void*))))) },
+        (generator_plugin_string_t) (generator_plugin_string_t) { (uint8_t*)(*((uint8_t **) (ptr + (3*sizeof(void*))))), (*((size_t*) (ptr + (4*sizeof(void*))))) },
+        (bool) (int32_t) *((uint8_t*) (ptr + (5*sizeof(void*)))),
+      };
+      break;
+    }
+  }
+  if (!result.is_err) {
+    *ret = result.val.ok;
+    return 1;
+  } else {
+    *err = result.val.err;
+    return 0;
+  }
+}
+
+bool pacos_plugin_http_fetch_many(pacos_plugin_http_list_http_request_t *requests, pacos_plugin_http_list_result_http_response_error_t *ret, pacos_plugin_http_error_t *err) {
+  __attribute__((__aligned__(sizeof(void*))))
+  uint8_t ret_area[(6*sizeof(void*))];
+  uint8_t *ptr = (uint8_t *) &ret_area;
+  __wasm_import_pacos_plugin_http_fetch_many((uint8_t *) (*requests).ptr, (*requests).len, ptr);
+  pacos_plugin_http_result_list_result_http_response_error_error_t result0;
+  switch ((int32_t) *((uint8_t*) (ptr + 0))) {
+    case 0: {
+      result0.is_err = false;
+      result0.val.ok = (pacos_plugin_http_list_result_http_response_error_t) { (pacos_plugin_http_result_http_response_error_t*)(*((uint8_t **) (ptr + sizeof(void*)))), (*((size_t*) (ptr + (2*sizeof(void*))))) };
+      break;
+    }
+    case 1: {
+      result0.is_err = true;
+      result0.val.err = (pacos_plugin_types_error_t) {
+        (generator_plugin_string_t) (generator_plugin_string_t) { (uint8_t*)(*((uint8_t **) (ptr + sizeof(void*)))), (*((size_t*) (ptr + (2*sizeof(void*))))) },
+        (generator_plugin_string_t) (generator_plugin_string_t) { (uint8_t*)(*((uint8_t **) (ptr + (3*sizeof(void*))))), (*((size_t*) (ptr + (4*sizeof(void*))))) },
+        (bool) (int32_t) *((uint8_t*) (ptr + (5*sizeof(void*)))),
+      };
+      break;
+    }
+  }
+  if (!result0.is_err) {
+    *ret = result0.val.ok;
+    return 1;
+  } else {
+    *err = result0.val.err;
+    return 0;
+  }
+}
+
 void pacos_plugin_log_write(pacos_plugin_log_level_t level, generator_plugin_string_t *message) {
   __wasm_import_pacos_plugin_log_write((int32_t) level, (uint8_t *) (*message).ptr, (*message).len);
 }
@@ -1003,7 +1156,7 @@ void pacos_plugin_accepted_read(uint64_t start, uint32_t count, pacos_plugin_acc
   *ret = (pacos_plugin_accepted_list_example_t) { (pacos_plugin_accepted_example_t*)(*((uint8_t **) (ptr + 0))), (*((size_t*) (ptr + sizeof(void*)))) };
 }
 
-__attribute__((__export_name__("pacos:plugin/generator@0.1.0#describe")))
+__attribute__((__export_name__("pacos:plugin/generator@0.1.1#describe")))
 uint8_t * __wasm_export_exports_pacos_plugin_generator_describe(void) {
   exports_pacos_plugin_generator_description_t ret;
   exports_pacos_plugin_generator_describe(&ret);
@@ -1021,7 +1174,7 @@ uint8_t * __wasm_export_exports_pacos_plugin_generator_describe(void) {
   return ptr;
 }
 
-__attribute__((__export_name__("pacos:plugin/generator@0.1.0#configure")))
+__attribute__((__export_name__("pacos:plugin/generator@0.1.1#configure")))
 uint8_t * __wasm_export_exports_pacos_plugin_generator_configure(uint8_t * arg, size_t arg0) {
   generator_plugin_string_t arg1 = (generator_plugin_string_t) { (uint8_t*)(arg), (arg0) };
   exports_pacos_plugin_generator_list_diagnostic_t ret;
@@ -1032,7 +1185,7 @@ uint8_t * __wasm_export_exports_pacos_plugin_generator_configure(uint8_t * arg, 
   return ptr;
 }
 
-__attribute__((__export_name__("pacos:plugin/generator@0.1.0#start")))
+__attribute__((__export_name__("pacos:plugin/generator@0.1.1#start")))
 uint8_t * __wasm_export_exports_pacos_plugin_generator_start(uint8_t * arg, size_t arg0) {
   exports_pacos_plugin_generator_list_task_t arg1 = (exports_pacos_plugin_generator_list_task_t) { (exports_pacos_plugin_generator_task_t*)(arg), (arg0) };
   exports_pacos_plugin_generator_result_void_error_t ret;
@@ -1055,7 +1208,7 @@ uint8_t * __wasm_export_exports_pacos_plugin_generator_start(uint8_t * arg, size
   return ptr;
 }
 
-__attribute__((__export_name__("pacos:plugin/generator@0.1.0#generate")))
+__attribute__((__export_name__("pacos:plugin/generator@0.1.1#generate")))
 uint8_t * __wasm_export_exports_pacos_plugin_generator_generate(int64_t arg, int64_t arg0, int64_t arg1) {
   exports_pacos_plugin_generator_unit_t arg2 = (exports_pacos_plugin_generator_unit_t) {
     (uint64_t) (uint64_t) (arg),

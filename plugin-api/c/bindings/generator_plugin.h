@@ -24,9 +24,12 @@ typedef struct pacos_plugin_types_error_t {
   bool   retryable;
 } pacos_plugin_types_error_t;
 
+// How grave a diagnostic is.
 typedef uint8_t pacos_plugin_types_severity_t;
 
+// The run does not begin.
 #define PACOS_PLUGIN_TYPES_SEVERITY_ERROR 0
+// The run begins, and the person is told.
 #define PACOS_PLUGIN_TYPES_SEVERITY_WARNING 1
 
 typedef struct {
@@ -36,10 +39,12 @@ typedef struct {
 
 // What `configure` has to say of one key of the configuration.
 typedef struct pacos_plugin_types_diagnostic_t {
+  // Whether it stops the run.
   pacos_plugin_types_severity_t   severity;
   // Dotted path of the key inside the plugin's own table, such as
   // `thresholds.rouge`; empty for the table itself.
   generator_plugin_string_t   path;
+  // One sentence for a person: what was expected, what was found.
   generator_plugin_string_t   message;
   // What to write instead.
   generator_plugin_option_string_t   help;
@@ -52,11 +57,12 @@ typedef struct {
 
 // What a plugin says of itself. The host asks before it configures.
 typedef struct pacos_plugin_types_description_t {
+  // Kebab-case, the same from version to version; verdicts are recorded under it.
   generator_plugin_string_t   name;
   // Semantic version of the plugin, not of the contract.
   generator_plugin_string_t   version;
-  // Capabilities it will use, such as `models:teacher`. Asking is not
-  // getting: the recipe must grant each one.
+  // Capabilities it will use, such as `models:teacher` or `http:api.example.com`.
+  // Asking is not getting: the recipe must grant each one.
   generator_plugin_list_string_t   capabilities;
   // JSON Schema of the configuration table.
   generator_plugin_string_t   config_schema;
@@ -69,14 +75,19 @@ typedef struct pacos_plugin_types_description_t {
 // One instruction-following task, in Alpaca's three fields. An empty
 // `input` means that the instruction stands alone.
 typedef struct pacos_plugin_types_task_t {
+  // What is to be done.
   generator_plugin_string_t   instruction;
+  // What it is to be done to; may be empty.
   generator_plugin_string_t   input;
+  // The answer.
   generator_plugin_string_t   output;
 } pacos_plugin_types_task_t;
 
-// One turn of a conversation; `role` is `system`, `user` or `assistant`.
+// One turn of a conversation.
 typedef struct pacos_plugin_types_message_t {
+  // `system`, `user` or `assistant`.
   generator_plugin_string_t   role;
+  // What is said.
   generator_plugin_string_t   content;
 } pacos_plugin_types_message_t;
 
@@ -85,6 +96,7 @@ typedef struct {
   size_t len;
 } pacos_plugin_types_list_message_t;
 
+// What a candidate, and an example of the dataset, consists of.
 typedef struct pacos_plugin_types_payload_t {
   uint8_t tag;
   union {
@@ -93,12 +105,16 @@ typedef struct pacos_plugin_types_payload_t {
   } val;
 } pacos_plugin_types_payload_t;
 
+// A task with its answer.
 #define PACOS_PLUGIN_TYPES_PAYLOAD_TASK 0
+// A conversation, in the order of its turns.
 #define PACOS_PLUGIN_TYPES_PAYLOAD_CHAT 1
 
 // A candidate is known by the unit that made it and its place in that unit.
 typedef struct pacos_plugin_types_candidate_id_t {
+  // The unit, counted from 0.
   uint64_t   unit;
+  // The place among the unit's candidates, counted from 0.
   uint32_t   n;
 } pacos_plugin_types_candidate_id_t;
 
@@ -113,23 +129,34 @@ typedef struct pacos_plugin_types_origin_t {
 
 // Zero-based line of the seed file, blank lines not counted.
 #define PACOS_PLUGIN_TYPES_ORIGIN_SEED 0
+// An earlier candidate.
 #define PACOS_PLUGIN_TYPES_ORIGIN_CANDIDATE 1
 
+// A named figure that explains a verdict or a judgement.
 typedef struct pacos_plugin_types_score_t {
+  // Kebab-case, such as `rouge-l`.
   generator_plugin_string_t   name;
+  // A finite number.
   double   value;
 } pacos_plugin_types_score_t;
 
+// A named text that goes with a record, for people and for later stages.
 typedef struct pacos_plugin_types_attribute_t {
+  // Kebab-case, such as `topic`.
   generator_plugin_string_t   name;
+  // Any text.
   generator_plugin_string_t   value;
 } pacos_plugin_types_attribute_t;
 
 // Bytes `start..end` of the text of the unit's reply number `ordinal`
-// (requests of one unit are counted from 0, in the order they were made).
+// (requests of one unit, to models and to servers, are counted from 0 in
+// the order they were made).
 typedef struct pacos_plugin_types_place_t {
+  // Which of the unit's replies.
   uint32_t   ordinal;
+  // The first byte.
   uint32_t   start;
+  // One beyond the last byte.
   uint32_t   end;
 } pacos_plugin_types_place_t;
 
@@ -142,6 +169,7 @@ typedef struct {
   size_t len;
 } pacos_plugin_models_list_message_t;
 
+// What a model is asked.
 typedef struct pacos_plugin_models_prompt_t {
   uint8_t tag;
   union {
@@ -170,8 +198,11 @@ typedef struct pacos_plugin_models_format_t {
 // A Lark grammar.
 #define PACOS_PLUGIN_MODELS_FORMAT_GRAMMAR 1
 
+// Makes one token more or less likely.
 typedef struct pacos_plugin_models_token_bias_t {
+  // The token's number in the model's own vocabulary.
   uint32_t   token;
+  // Added to its logit: -100 forbids it, 100 makes it the only choice.
   double   bias;
 } pacos_plugin_models_token_bias_t;
 
@@ -203,32 +234,49 @@ typedef struct {
 // Names and meanings are those of the OpenAI API. What is absent is left
 // to the model's own default.
 typedef struct pacos_plugin_models_request_t {
+  // What the model is asked.
   pacos_plugin_models_prompt_t   prompt;
+  // Divides the logits before sampling; 0 takes the likeliest token.
   generator_plugin_option_f64_t   temperature;
+  // Samples from the likeliest tokens that together have this probability.
   generator_plugin_option_f64_t   top_p;
+  // The reply is cut after so many tokens.
   generator_plugin_option_u32_t   max_tokens;
+  // The reply ends before the first of these texts.
   generator_plugin_list_string_t   stop;
+  // Tokens made more or less likely.
   pacos_plugin_models_list_token_bias_t   logit_bias;
   // Seed of the sampler, where the model has one.
   generator_plugin_option_u64_t   seed;
   // How many alternatives to report for each token.
   generator_plugin_option_u32_t   logprobs;
+  // The shape that the reply must have.
   pacos_plugin_models_option_format_t   format;
 } pacos_plugin_models_request_t;
 
+// Why a reply ended.
 typedef uint8_t pacos_plugin_models_finish_reason_t;
 
+// By itself, or before a stop text.
 #define PACOS_PLUGIN_MODELS_FINISH_REASON_STOP 0
+// Cut at its token limit, or at the end of the model's context.
 #define PACOS_PLUGIN_MODELS_FINISH_REASON_LENGTH 1
+// Held back by the server.
 #define PACOS_PLUGIN_MODELS_FINISH_REASON_CONTENT_FILTER 2
+// For a reason that only the server knows.
 #define PACOS_PLUGIN_MODELS_FINISH_REASON_OTHER 3
 
+// What a reply cost, in tokens, as the model counts them.
 typedef struct pacos_plugin_models_usage_t {
+  // Tokens of the prompt.
   uint64_t   prompt_tokens;
+  // Tokens of the reply.
   uint64_t   completion_tokens;
 } pacos_plugin_models_usage_t;
 
+// A token that could have stood in the place of another.
 typedef struct pacos_plugin_models_alternative_t {
+  // Its text.
   generator_plugin_string_t   token;
   // Natural logarithm.
   double   logprob;
@@ -239,10 +287,13 @@ typedef struct {
   size_t len;
 } pacos_plugin_models_list_alternative_t;
 
+// A token of a reply with its probability.
 typedef struct pacos_plugin_models_token_logprob_t {
+  // Its text.
   generator_plugin_string_t   token;
   // Natural logarithm.
   double   logprob;
+  // The likeliest tokens in its place, as many as were asked for.
   pacos_plugin_models_list_alternative_t   top;
 } pacos_plugin_models_token_logprob_t;
 
@@ -256,10 +307,15 @@ typedef struct {
   size_t len;
 } pacos_plugin_models_list_token_logprob_t;
 
+// What a model said.
 typedef struct pacos_plugin_models_reply_t {
+  // The words.
   generator_plugin_string_t   text;
+  // Why there are no more of them.
   pacos_plugin_models_finish_reason_t   finish_reason;
+  // Tokens, where the model tells.
   pacos_plugin_models_option_usage_t   usage;
+  // One for each token, where they were asked for.
   pacos_plugin_models_list_token_logprob_t   logprobs;
 } pacos_plugin_models_reply_t;
 
@@ -269,16 +325,25 @@ typedef struct pacos_plugin_models_model_description_t {
   generator_plugin_string_t   model;
   // In tokens, prompt and reply together.
   generator_plugin_option_u32_t   context_length;
+  // Whether it continues raw text.
   bool   completion;
+  // Whether it takes conversations.
   bool   chat;
+  // Whether it keeps a JSON Schema.
   bool   json_schema;
+  // Whether it keeps a grammar.
   bool   grammar;
+  // Whether it tells the probabilities of its tokens.
   bool   logprobs;
+  // Whether single tokens can be made more or less likely.
   bool   logit_bias;
+  // Whether `count-tokens` works.
   bool   count_tokens;
+  // Whether `log-likelihood` works.
   bool   log_likelihood;
 } pacos_plugin_models_model_description_t;
 
+// How likely a model finds an answer.
 typedef struct pacos_plugin_models_likelihood_t {
   // Sum over the answer's tokens, natural logarithm.
   double   sum;
@@ -336,19 +401,115 @@ typedef struct {
   } val;
 } pacos_plugin_models_result_likelihood_error_t;
 
+typedef pacos_plugin_types_error_t pacos_plugin_http_error_t;
+
+// What is asked of a server (RFC 9110, section 9).
+typedef uint8_t pacos_plugin_http_http_method_t;
+
+// Read.
+#define PACOS_PLUGIN_HTTP_HTTP_METHOD_GET 0
+// Read the headers alone.
+#define PACOS_PLUGIN_HTTP_HTTP_METHOD_HEAD 1
+// Have the body processed. After a lost connection it may be sent again.
+#define PACOS_PLUGIN_HTTP_HTTP_METHOD_POST 2
+// Put the body in the place of what is there.
+#define PACOS_PLUGIN_HTTP_HTTP_METHOD_PUT 3
+// Change what is there.
+#define PACOS_PLUGIN_HTTP_HTTP_METHOD_PATCH 4
+// Remove what is there.
+#define PACOS_PLUGIN_HTTP_HTTP_METHOD_DELETE 5
+
+// One line of a request's or a response's header.
+typedef struct pacos_plugin_http_http_header_t {
+  // Case does not matter; in responses it is lower.
+  generator_plugin_string_t   name;
+  // Visible ASCII in requests; in responses, what is no UTF-8 is replaced.
+  generator_plugin_string_t   value;
+} pacos_plugin_http_http_header_t;
+
+typedef struct {
+  pacos_plugin_http_http_header_t *ptr;
+  size_t len;
+} pacos_plugin_http_list_http_header_t;
+
+typedef struct {
+  uint8_t *ptr;
+  size_t len;
+} generator_plugin_list_u8_t;
+
+// A request. Keys never pass through a plugin: the recipe names the
+// variable that holds one, and the host sends it. So `authorization`,
+// `cookie` and the headers of the connection itself are refused here.
+typedef struct pacos_plugin_http_http_request_t {
+  // What is asked.
+  pacos_plugin_http_http_method_t   method;
+  // `https://HOST/PATH?QUERY`; `http://` for this machine and for
+  // servers that the recipe says are private.
+  generator_plugin_string_t   url;
+  // In this order.
+  pacos_plugin_http_list_http_header_t   headers;
+  // May be empty.
+  generator_plugin_list_u8_t   body;
+} pacos_plugin_http_http_request_t;
+
+// A response, of whatever status: that a server says no is an answer.
+// Redirects are not followed; they are responses like any other.
+typedef struct pacos_plugin_http_http_response_t {
+  // Such as 200 (RFC 9110, section 15).
+  uint16_t   status;
+  // In the server's order, without cookies.
+  pacos_plugin_http_list_http_header_t   headers;
+  // The whole body, at most 16 MiB.
+  generator_plugin_list_u8_t   body;
+} pacos_plugin_http_http_response_t;
+
+typedef struct {
+  bool is_err;
+  union {
+    pacos_plugin_http_http_response_t ok;
+    pacos_plugin_http_error_t err;
+  } val;
+} pacos_plugin_http_result_http_response_error_t;
+
+typedef struct {
+  pacos_plugin_http_http_request_t *ptr;
+  size_t len;
+} pacos_plugin_http_list_http_request_t;
+
+typedef struct {
+  pacos_plugin_http_result_http_response_error_t *ptr;
+  size_t len;
+} pacos_plugin_http_list_result_http_response_error_t;
+
+typedef struct {
+  bool is_err;
+  union {
+    pacos_plugin_http_list_result_http_response_error_t ok;
+    pacos_plugin_http_error_t err;
+  } val;
+} pacos_plugin_http_result_list_result_http_response_error_error_t;
+
+// How much a message matters.
 typedef uint8_t pacos_plugin_log_level_t;
 
+// For the plugin's author.
 #define PACOS_PLUGIN_LOG_LEVEL_DEBUG 0
+// For whoever wants to follow.
 #define PACOS_PLUGIN_LOG_LEVEL_INFO 1
+// Something is not as it should be.
 #define PACOS_PLUGIN_LOG_LEVEL_WARN 2
+// Something went wrong.
 #define PACOS_PLUGIN_LOG_LEVEL_ERROR 3
 
 typedef pacos_plugin_types_payload_t pacos_plugin_accepted_payload_t;
 
 typedef pacos_plugin_types_candidate_id_t pacos_plugin_accepted_candidate_id_t;
 
+// A candidate that every filter kept.
 typedef struct pacos_plugin_accepted_example_t {
+  // The candidate it was.
   pacos_plugin_accepted_candidate_id_t   id;
+  // Its content, as the last filter left it.
   pacos_plugin_accepted_payload_t   payload;
 } pacos_plugin_accepted_example_t;
 
@@ -375,6 +536,7 @@ typedef pacos_plugin_types_place_t exports_pacos_plugin_generator_place_t;
 
 // One piece of work, the same whatever runs beside it.
 typedef struct exports_pacos_plugin_generator_unit_t {
+  // Counted from 0 over the whole run.
   uint64_t   index;
   // The only randomness there is: derived from the recipe's seed and `index`.
   uint64_t   seed;
@@ -397,8 +559,11 @@ typedef struct {
   exports_pacos_plugin_generator_place_t val;
 } exports_pacos_plugin_generator_option_place_t;
 
+// A candidate before it has a number.
 typedef struct exports_pacos_plugin_generator_proposal_t {
+  // Its content.
   exports_pacos_plugin_generator_payload_t   payload;
+  // What else there is to say of it.
   exports_pacos_plugin_generator_list_attribute_t   attributes;
   // What it was made from.
   exports_pacos_plugin_generator_list_origin_t   parents;
@@ -408,8 +573,11 @@ typedef struct exports_pacos_plugin_generator_proposal_t {
 
 // Something in a reply that could not be used.
 typedef struct exports_pacos_plugin_generator_reject_t {
+  // Why, kebab-case, for programs.
   generator_plugin_string_t   code;
+  // Why, for a person.
   generator_plugin_string_t   message;
+  // Where in a reply it stands.
   exports_pacos_plugin_generator_option_place_t   place;
 } exports_pacos_plugin_generator_reject_t;
 
@@ -423,8 +591,11 @@ typedef struct {
   size_t len;
 } exports_pacos_plugin_generator_list_reject_t;
 
+// What one unit brought.
 typedef struct exports_pacos_plugin_generator_proposals_t {
+  // In the order of their numbers.
   exports_pacos_plugin_generator_list_proposal_t   candidates;
+  // In any order.
   exports_pacos_plugin_generator_list_reject_t   rejects;
 } exports_pacos_plugin_generator_proposals_t;
 
@@ -453,26 +624,38 @@ typedef struct {
   } val;
 } exports_pacos_plugin_generator_result_proposals_error_t;
 
-// Imported Functions from `pacos:plugin/models@0.1.0`
+// Imported Functions from `pacos:plugin/models@0.1.1`
+// What can be asked of the model behind a role.
 extern bool pacos_plugin_models_describe(generator_plugin_string_t *role, pacos_plugin_models_model_description_t *ret, pacos_plugin_models_error_t *err);
+// Asks one thing.
 extern bool pacos_plugin_models_complete(generator_plugin_string_t *role, pacos_plugin_models_request_t *request, pacos_plugin_models_reply_t *ret, pacos_plugin_models_error_t *err);
 // Replies come in the order of the requests; one that failed does not hide
 // the others.
 extern bool pacos_plugin_models_complete_many(generator_plugin_string_t *role, pacos_plugin_models_list_request_t *requests, pacos_plugin_models_list_result_reply_error_t *ret, pacos_plugin_models_error_t *err);
+// How many tokens a text has for the model behind a role.
 extern bool pacos_plugin_models_count_tokens(generator_plugin_string_t *role, generator_plugin_string_t *text, uint32_t *ret, pacos_plugin_models_error_t *err);
+// Log-likelihood of `answer` after `prompt`.
 extern bool pacos_plugin_models_log_likelihood(generator_plugin_string_t *role, pacos_plugin_models_prompt_t *prompt, generator_plugin_string_t *answer, pacos_plugin_models_likelihood_t *ret, pacos_plugin_models_error_t *err);
 
-// Imported Functions from `pacos:plugin/log@0.1.0`
+// Imported Functions from `pacos:plugin/http@0.1.1`
+// Sends one request.
+extern bool pacos_plugin_http_fetch(pacos_plugin_http_http_request_t *request, pacos_plugin_http_http_response_t *ret, pacos_plugin_http_error_t *err);
+// Sends many at once. Responses come in the order of the requests; one
+// that failed does not hide the others.
+extern bool pacos_plugin_http_fetch_many(pacos_plugin_http_list_http_request_t *requests, pacos_plugin_http_list_result_http_response_error_t *ret, pacos_plugin_http_error_t *err);
+
+// Imported Functions from `pacos:plugin/log@0.1.1`
+// Tells one thing.
 extern void pacos_plugin_log_write(pacos_plugin_log_level_t level, generator_plugin_string_t *message);
 // How far a long call has come.
 extern void pacos_plugin_log_progress(uint64_t done, uint64_t total);
 
-// Imported Functions from `pacos:plugin/accepted@0.1.0`
+// Imported Functions from `pacos:plugin/accepted@0.1.1`
 // Examples number `start`, `start + 1`, ... in the order of acceptance, at
 // most `count` of them and none beyond the unit's own `accepted`.
 extern void pacos_plugin_accepted_read(uint64_t start, uint32_t count, pacos_plugin_accepted_list_example_t *ret);
 
-// Exported Functions from `pacos:plugin/generator@0.1.0`
+// Exported Functions from `pacos:plugin/generator@0.1.1`
 void exports_pacos_plugin_generator_describe(exports_pacos_plugin_generator_description_t *ret);
 void exports_pacos_plugin_generator_configure(generator_plugin_string_t *config, exports_pacos_plugin_generator_list_diagnostic_t *ret);
 bool exports_pacos_plugin_generator_start(exports_pacos_plugin_generator_list_task_t *seeds, exports_pacos_plugin_generator_error_t *err);
@@ -553,6 +736,26 @@ void pacos_plugin_models_result_list_result_reply_error_error_free(pacos_plugin_
 void pacos_plugin_models_result_u32_error_free(pacos_plugin_models_result_u32_error_t *ptr);
 
 void pacos_plugin_models_result_likelihood_error_free(pacos_plugin_models_result_likelihood_error_t *ptr);
+
+void pacos_plugin_http_error_free(pacos_plugin_http_error_t *ptr);
+
+void pacos_plugin_http_http_header_free(pacos_plugin_http_http_header_t *ptr);
+
+void pacos_plugin_http_list_http_header_free(pacos_plugin_http_list_http_header_t *ptr);
+
+void generator_plugin_list_u8_free(generator_plugin_list_u8_t *ptr);
+
+void pacos_plugin_http_http_request_free(pacos_plugin_http_http_request_t *ptr);
+
+void pacos_plugin_http_http_response_free(pacos_plugin_http_http_response_t *ptr);
+
+void pacos_plugin_http_result_http_response_error_free(pacos_plugin_http_result_http_response_error_t *ptr);
+
+void pacos_plugin_http_list_http_request_free(pacos_plugin_http_list_http_request_t *ptr);
+
+void pacos_plugin_http_list_result_http_response_error_free(pacos_plugin_http_list_result_http_response_error_t *ptr);
+
+void pacos_plugin_http_result_list_result_http_response_error_error_free(pacos_plugin_http_result_list_result_http_response_error_error_t *ptr);
 
 void pacos_plugin_accepted_payload_free(pacos_plugin_accepted_payload_t *ptr);
 

@@ -167,6 +167,7 @@ impl Records<'_> {
         match ty {
             Type::Bool => name("bool"),
             Type::U8 => name("u8"),
+            Type::U16 => name("u16"),
             Type::U32 => name("u32"),
             Type::U64 => name("u64"),
             Type::F64 => name("f64"),
@@ -201,6 +202,7 @@ impl Records<'_> {
         match self.name(ty).0.as_str() {
             "bool" => "bool".into(),
             "u8" => "uint8_t".into(),
+            "u16" => "uint16_t".into(),
             "u32" => "uint32_t".into(),
             "u64" => "uint64_t".into(),
             "f64" => "double".into(),

@@ -11,9 +11,10 @@ use std::{
 
 use pacos_plugin::{
     Alternative, Answer, Attribute, Candidate, CandidateId, Decision, Description, Diagnostic,
-    Error, Example, FinishReason, Format, Item, Judged, Judgement, Likelihood, Message, Metric,
-    ModelDescription, Neighbour, Origin, Outcome, Payload, Place, Prompt, Proposal, Proposals,
-    Reject, Reply, Request, Score, Task, TokenBias, TokenLogprob, Unit, Usage, Verdict,
+    Error, Example, FinishReason, Format, HttpHeader, HttpMethod, HttpRequest, HttpResponse, Item,
+    Judged, Judgement, Likelihood, Message, Metric, ModelDescription, Neighbour, Origin, Outcome,
+    Payload, Place, Prompt, Proposal, Proposals, Reject, Reply, Request, Score, Task, TokenBias,
+    TokenLogprob, Unit, Usage, Verdict,
 };
 use serde::Serialize;
 
@@ -274,6 +275,31 @@ fn samples() -> Vec<(&'static str, Vec<u8>)> {
             })),
         ),
         ("decision", bytes(&Decision::Keep)),
+        (
+            "list_http_request",
+            bytes(&vec![
+                HttpRequest::get("https://example.com/?q=1"),
+                HttpRequest {
+                    method: HttpMethod::Delete,
+                    ..HttpRequest::post("https://example.com/", vec![0, 127, 128, 255])
+                        .header("content-type", "application/octet-stream")
+                },
+            ]),
+        ),
+        (
+            "list_result_http_response_error",
+            bytes(&vec![
+                Ok(HttpResponse {
+                    status: u16::MAX,
+                    headers: vec![HttpHeader {
+                        name: text("a"),
+                        value: text("b"),
+                    }],
+                    body: vec![1; 300],
+                }),
+                Err(Error::new("no-answer", "nobody").retryable()),
+            ]),
+        ),
     ]
 }
 

@@ -192,6 +192,11 @@ static inline void pacos_read_u32(pacos_reader *r, uint32_t *value)
     *value = (uint32_t)pacos_read_varint(r, UINT32_MAX);
 }
 
+static inline void pacos_read_u16(pacos_reader *r, uint16_t *value)
+{
+    *value = (uint16_t)pacos_read_varint(r, UINT16_MAX);
+}
+
 /* Which case of a variant or an enumeration. A byte, as in a WASM component's memory. */
 static inline void pacos_read_tag(pacos_reader *r, uint8_t *value)
 {
@@ -318,6 +323,11 @@ static inline void pacos_write_u64(pacos_writer *w, uint64_t value)
 static inline void pacos_write_u32(pacos_writer *w, uint32_t value)
 {
     pacos_write_u64(w, value);
+}
+
+static inline void pacos_write_u16(pacos_writer *w, uint16_t value)
+{
+    pacos_write_u32(w, value);
 }
 
 static inline void pacos_write_f64(pacos_writer *w, double value)

@@ -4,7 +4,7 @@ use pacos_plugin::{Description, Diagnostic, Severity};
 use serde_json::{Value, json};
 
 use super::{Check, Report, is_kebab_case};
-use crate::plugin::{CallError, Loaded};
+use crate::plugin::{CallError, Loaded, capability};
 
 const NAME: Check = Check::new(
     "describe-name",
@@ -12,7 +12,7 @@ const NAME: Check = Check::new(
 );
 const CAPABILITIES: Check = Check::new(
     "describe-capabilities",
-    "Every capability is one that a recipe can grant: models:ROLE.",
+    "Every capability is one that a recipe can grant: models:ROLE, http:HOST or http:*.",
 );
 const SCHEMA: Check = Check::new(
     "describe-schema",
@@ -99,8 +99,7 @@ fn is_semantic_version(version: &str) -> bool {
 
 fn capabilities(about: &Description) -> Result<(), String> {
     for capability in &about.capabilities {
-        let role = capability.strip_prefix("models:").unwrap_or_default();
-        if role.is_empty() || role.contains(char::is_whitespace) {
+        if !capability::is_known(capability) {
             return Err(format!("it wants `{capability}`"));
         }
         if about

@@ -1,12 +1,14 @@
 //! What plugins are tested with: records, tasks and replies of our own, ordinary and odd.
 
+use std::sync::Arc;
+
 use pacos_plugin::{
-    Attribute, Candidate, CandidateId, Error, Example, FinishReason, Message, Payload, Request,
-    Task,
+    Attribute, Candidate, CandidateId, Error, Example, FinishReason, HttpHeader, HttpRequest,
+    HttpResponse, Message, Payload, Request, Task,
 };
 
 use crate::{
-    kit::script::{Answer, reply},
+    kit::script::{Answer, Replies, Response, reply},
     seed,
 };
 
@@ -245,6 +247,41 @@ pub(super) fn evaluation() -> Vec<Task> {
         tasks.push(Task::new("Say what this is.", text.clone(), text));
     }
     tasks
+}
+
+/// What models and servers say.
+pub(super) fn replies() -> Arc<Replies> {
+    Arc::new(Replies::Made {
+        model: answer,
+        server: response,
+    })
+}
+
+/// What a server says to a request, chosen like the replies of models.
+pub(super) fn response(request: &HttpRequest) -> Response {
+    let (status, body): (u16, &[u8]) = match seed::of_content(request) % 8 {
+        0..=2 => (
+            200,
+            br#"{"ok": true, "score": 0.5, "results": [{"text": "The Po."}]}"#,
+        ),
+        3 => (200, b"plain words"),
+        4 => (200, b""),
+        5 => (404, b"not found"),
+        6 => (500, b"\xff\x00\xfe"),
+        _ => return Err(Error::new("no-answer", "the server did not answer")),
+    };
+    let kind = match body.first() {
+        Some(b'{') => "application/json",
+        _ => "text/plain",
+    };
+    Ok(HttpResponse {
+        status,
+        headers: vec![HttpHeader {
+            name: "content-type".into(),
+            value: kind.into(),
+        }],
+        body: body.to_vec(),
+    })
 }
 
 /// What a scripted model says to a request: one of many forms, chosen by the request alone, so

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pacos_plugin::{Answer, Attribute, Item, Judgement, Metric, Outcome, Request, Task};
+use pacos_plugin::{Answer, Attribute, Item, Judgement, Metric, Outcome, Task};
 use serde_json::Value;
 
 use super::{Check, Report, corpus};
@@ -10,7 +10,7 @@ use crate::{
     kit::{
         compare::differences,
         lines,
-        script::{Replies, ScriptedCalls},
+        script::{Asked, Replies, ScriptedCalls},
     },
     plugin::{CallError, Instance, Loaded},
     seed,
@@ -47,7 +47,7 @@ const PEOPLE: Check = Check::new(
 );
 const ROLES: Check = Check::new(
     "evaluator-roles",
-    "It asks no model whose capability it does not declare.",
+    "It asks no model and no server whose capability it does not declare.",
 );
 
 pub(super) const CHECKS: [Check; 8] = [
@@ -73,7 +73,7 @@ struct Subject<'a> {
 struct Done<'a> {
     item: &'a Item,
     judgements: Result<Vec<Judgement>, CallError>,
-    asked: Vec<(String, Request)>,
+    asked: Vec<Asked>,
     denied: Vec<String>,
 }
 
@@ -141,7 +141,7 @@ fn items(plugin: &Loaded) -> Vec<Item> {
 pub(super) async fn check(plugin: &Loaded, report: &mut Report) {
     let subject = Subject {
         plugin,
-        replies: Arc::new(Replies::Made(corpus::answer)),
+        replies: corpus::replies(),
     };
     let items = items(plugin);
     let mut done = Vec::new();
@@ -177,7 +177,7 @@ pub(super) async fn check(plugin: &Loaded, report: &mut Report) {
     report.add(
         ROLES,
         first(&done, |done| match done.denied.first() {
-            Some(role) => Err(format!("it asks `{role}` without `models:{role}`")),
+            Some(capability) => Err(format!("it uses `{capability}` and does not declare it")),
             None => Ok(()),
         }),
     );

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use pacos_plugin::{Candidate, CandidateId, Judged, Origin, Payload, Request, Task, Verdict};
+use pacos_plugin::{Candidate, CandidateId, Judged, Origin, Payload, Task, Verdict};
 
 use super::{Check, Report, corpus, is_kebab_case};
 use crate::{
     kit::{
         compare::differences,
         lines,
-        script::{Replies, ScriptedCalls},
+        script::{Asked, Replies, ScriptedCalls},
     },
     plugin::{CallError, Instance, Loaded, check_verdicts},
 };
@@ -44,7 +44,7 @@ const ORDER: Check = Check::new(
 );
 const ROLES: Check = Check::new(
     "filter-roles",
-    "It asks no model whose capability it does not declare.",
+    "It asks no model and no server whose capability it does not declare.",
 );
 
 pub(super) const CHECKS: [Check; 8] = [
@@ -71,7 +71,7 @@ struct Subject<'a> {
 /// What an instance said of records, and asked on the way.
 struct Said {
     verdicts: Vec<Verdict>,
-    asked: Vec<(String, Request)>,
+    asked: Vec<Asked>,
     denied: Vec<String>,
 }
 
@@ -146,7 +146,7 @@ pub(super) async fn check(plugin: &Loaded, seeds: &[Task], report: &mut Report) 
     let subject = Subject {
         plugin,
         seeds,
-        replies: Arc::new(Replies::Made(corpus::answer)),
+        replies: corpus::replies(),
     };
     report.add(ANY_RECORD, any_record(&subject).await);
     report.add(EMPTY_BATCH, empty_batch(&subject).await);
@@ -179,7 +179,7 @@ pub(super) async fn check(plugin: &Loaded, seeds: &[Task], report: &mut Report) 
     report.add(
         ROLES,
         match first.denied.first() {
-            Some(role) => Err(format!("it asks `{role}` without `models:{role}`")),
+            Some(capability) => Err(format!("it uses `{capability}` and does not declare it")),
             None => Ok(()),
         },
     );

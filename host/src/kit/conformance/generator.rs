@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use pacos_plugin::{Example, Origin, Proposals, Request, Task, Unit};
+use pacos_plugin::{Example, Origin, Proposals, Task, Unit};
 
 use super::{Check, Report, corpus, is_kebab_case};
 use crate::{
     kit::{
         compare::differences,
         lines,
-        script::{Replies, ScriptedCalls},
+        script::{Asked, Replies, ScriptedCalls},
     },
     plugin::{CallError, Instance, Loaded},
 };
@@ -45,7 +45,7 @@ const ACCEPTED: Check = Check::new(
 );
 const ROLES: Check = Check::new(
     "generator-roles",
-    "It asks no model whose capability it does not declare.",
+    "It asks no model and no server whose capability it does not declare.",
 );
 
 pub(super) const CHECKS: [Check; 9] = [
@@ -68,7 +68,7 @@ struct Subject<'a> {
 struct Done {
     unit: Unit,
     proposals: Result<Proposals, CallError>,
-    asked: Vec<(String, Request)>,
+    asked: Vec<Asked>,
     denied: Vec<String>,
     reads: Vec<(u64, u32)>,
 }
@@ -108,7 +108,7 @@ pub(super) async fn check(plugin: &Loaded, seeds: &[Task], report: &mut Report) 
     let subject = Subject {
         plugin,
         seeds,
-        replies: Arc::new(Replies::Made(corpus::answer)),
+        replies: corpus::replies(),
     };
     let mut units = Vec::new();
     for index in 0..UNITS {
@@ -135,7 +135,7 @@ pub(super) async fn check(plugin: &Loaded, seeds: &[Task], report: &mut Report) 
     report.add(
         ROLES,
         first(&units, |done| match done.denied.first() {
-            Some(role) => Err(format!("it asks `{role}` without `models:{role}`")),
+            Some(capability) => Err(format!("it uses `{capability}` and does not declare it")),
             None => Ok(()),
         }),
     );
@@ -232,15 +232,23 @@ fn places(done: &Done) -> Result<(), String> {
     let of_candidates = proposals.candidates.iter().map(|c| c.place);
     let of_rejects = proposals.rejects.iter().map(|r| r.place);
     for place in of_candidates.chain(of_rejects).flatten() {
-        let Some((role, request)) = done.asked.get(place.ordinal as usize) else {
+        let Some(asked) = done.asked.get(place.ordinal as usize) else {
             let asked = done.asked.len();
             return Err(format!(
                 "a place in reply {}, of {asked} requests",
                 place.ordinal
             ));
         };
-        let text = match corpus::answer(role, request, place.ordinal as usize) {
-            Ok(reply) => reply.text,
+        let text = match asked {
+            Asked::Model(role, request) => {
+                corpus::answer(role, request, place.ordinal as usize).map(|reply| reply.text)
+            }
+            Asked::Server(request) => {
+                corpus::response(request).map(|response| response.text().into_owned())
+            }
+        };
+        let text = match text {
+            Ok(text) => text,
             Err(_) => {
                 return Err(format!(
                     "a place in request {}, which failed",

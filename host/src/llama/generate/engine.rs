@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
 use llguidance::Matcher;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use super::constraint::ConstraintCompiler;
 use super::forward::Decoder;
 use super::kernel::Instructions;
+use super::model::InferenceModel;
 use super::request::{
     Completion, CompletionRequest, Constraint, GenerateError, LogLikelihood, Prompt,
 };
 use super::scheduler::{self, Job, Work, Writing};
 use crate::llama::config::LlamaConfig;
-use crate::llama::source::Model;
 use crate::llama::tokenizer::Tokenizer;
 
 /// How an engine spends memory and processors. No setting changes what a request is answered.
@@ -25,6 +25,9 @@ pub struct EngineOptions {
     pub max_batch: usize,
     /// Prompt tokens read in one turn, beside the tokens being generated.
     pub prefill_chunk: usize,
+    /// Tokens of ended requests whose keys and values are kept, so that requests that begin alike share them;
+    /// 0 shares nothing, not even between requests that run together.
+    pub shared_prefix_tokens: usize,
     /// Longest sequence, in tokens; the model's own limit where absent or smaller.
     pub context_length: Option<usize>,
     /// Threads; one a processor where absent.
@@ -36,6 +39,7 @@ impl Default for EngineOptions {
         Self {
             max_batch: 16,
             prefill_chunk: 128,
+            shared_prefix_tokens: 4096,
             context_length: None,
             threads: None,
         }
@@ -74,16 +78,18 @@ impl Drop for Inner {
 impl Engine {
     /// Arranges a model's weights for inference and starts its decoding thread.
     ///
-    /// Memory: 4 bytes a parameter (a tied embedding counts twice), and
-    /// [`Engine::kv_bytes_per_token`] for every token of the requests being decoded.
-    pub fn start(model: Model, options: EngineOptions) -> Result<Self, GenerateError> {
-        let Model {
+    /// Memory: a GGUF file's Q4_1 and Q8_0 matrices as they are there, 4 bytes a parameter of all others;
+    /// and [`Engine::kv_bytes_per_token`] for every token of the requests being decoded or kept to be shared.
+    pub fn start(
+        model: impl Into<InferenceModel>,
+        options: EngineOptions,
+    ) -> Result<Self, GenerateError> {
+        let InferenceModel {
             config,
             weights,
             tokenizer,
             identity,
-            ..
-        } = model;
+        } = model.into();
         let options = EngineOptions {
             max_batch: options.max_batch.max(1),
             prefill_chunk: options.prefill_chunk.max(1),
@@ -183,6 +189,16 @@ impl Engine {
     ///
     /// The answer depends on the request alone, never on what else is being decoded.
     pub async fn complete(&self, request: CompletionRequest) -> Result<Completion, GenerateError> {
+        self.complete_aloud(request, None).await
+    }
+
+    /// Like [`Engine::complete`]; `listener` hears each part of the text as soon as it is certain. The parts
+    /// together are the completion's text.
+    pub async fn complete_aloud(
+        &self,
+        request: CompletionRequest,
+        listener: Option<UnboundedSender<String>>,
+    ) -> Result<Completion, GenerateError> {
         let vocab_size = self.inner.config.vocab_size;
         let problems = request.problems(vocab_size);
         if !problems.is_empty() {
@@ -205,7 +221,7 @@ impl Engine {
             .map(|constraint| self.compile(constraint))
             .transpose()?;
         let (reply, answer) = oneshot::channel();
-        let writing = Writing::new(&request, tokens.len(), max_tokens, matcher, reply);
+        let writing = Writing::new(&request, &tokens, max_tokens, matcher, listener, reply);
         self.send(Job {
             tokens,
             work: Work::Complete(Box::new(writing)),

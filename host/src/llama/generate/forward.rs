@@ -1,23 +1,23 @@
 //! The forward pass of a LLaMA decoder over rows of several sequences at once.
 
-use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::kernel::{
-    AttentionShape, Instructions, LayerCache, PackedMatrix, add, attend, rms_norm, swiglu,
+    AttentionShape, Instructions, LayerCache, PackedMatrix, Stored, add, attend, rms_norm, swiglu,
 };
+use super::model::StoredWeights;
 use crate::llama::config::LlamaConfig;
 use crate::llama::rope::RopeTable;
-use crate::llama::weights::Weights;
 
 /// A model's weights, arranged for inference.
 pub(super) struct Decoder {
     config: LlamaConfig,
     shape: AttentionShape,
-    embedding: Vec<f32>,
+    embedding: PackedMatrix,
     layers: Vec<Layer>,
     norm: Vec<f32>,
-    head: PackedMatrix,
+    /// The embedding is the head where there is no other.
+    head: Option<PackedMatrix>,
     rope: RopeTable,
     with: Instructions,
 }
@@ -42,6 +42,18 @@ impl KvCache {
     pub(super) fn positions(&self) -> usize {
         self.positions
     }
+
+    /// A copy of what the first tokens left.
+    pub(super) fn prefix(&self, positions: usize) -> Self {
+        Self {
+            layers: self
+                .layers
+                .iter()
+                .map(|layer| layer.prefix(positions))
+                .collect(),
+            positions,
+        }
+    }
 }
 
 /// The next tokens of one sequence.
@@ -56,27 +68,23 @@ impl Decoder {
     /// Arranges weights; `context` is the longest sequence that will be asked for.
     pub(super) fn new(
         config: LlamaConfig,
-        mut weights: Weights,
+        weights: impl Into<StoredWeights>,
         context: usize,
     ) -> candle_core::Result<Self> {
-        // Tensors leave `weights` one by one, so that the model is not held twice where it is ours alone.
-        let mut take = |name: String| -> candle_core::Result<Vec<f32>> {
-            match weights.tensors.remove(&name) {
-                Some(tensor) => numbers(&tensor),
-                None => candle_core::bail!("weights hold no tensor named {name}"),
-            }
-        };
+        let mut weights = weights.into();
+        let mut take = |name: &str| weights.take(&format!("{name}.weight"));
         let hidden = config.hidden_size;
-        let embedding = take("model.embed_tokens.weight".to_owned())?;
+        let embedding = PackedMatrix::pack(hidden, &[&take("model.embed_tokens")?]);
         let head = if config.tie_word_embeddings {
-            PackedMatrix::pack(hidden, &[&embedding])
+            None
         } else {
-            PackedMatrix::pack(hidden, &[&take("lm_head.weight".to_owned())?])
+            Some(PackedMatrix::pack(hidden, &[&take("lm_head")?]))
         };
+        let norm = numbers(take("model.norm")?);
         let queries = config.num_attention_heads * config.head_dim;
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for number in 0..config.num_hidden_layers {
-            let mut part = |name: &str| take(format!("model.layers.{number}.{name}.weight"));
+            let mut part = |name: &str| take(&format!("model.layers.{number}.{name}"));
             let (q, k, v) = (
                 part("self_attn.q_proj")?,
                 part("self_attn.k_proj")?,
@@ -84,10 +92,10 @@ impl Decoder {
             );
             let (gate, up) = (part("mlp.gate_proj")?, part("mlp.up_proj")?);
             layers.push(Layer {
-                attention_norm: part("input_layernorm")?,
+                attention_norm: numbers(part("input_layernorm")?),
                 query_key_value: PackedMatrix::pack(hidden, &[&q, &k, &v]),
                 attention_output: PackedMatrix::pack(queries, &[&part("self_attn.o_proj")?]),
-                feed_forward_norm: part("post_attention_layernorm")?,
+                feed_forward_norm: numbers(part("post_attention_layernorm")?),
                 gate_up: PackedMatrix::pack(hidden, &[&gate, &up]),
                 down: PackedMatrix::pack(config.intermediate_size, &[&part("mlp.down_proj")?]),
             });
@@ -98,7 +106,7 @@ impl Decoder {
                 key_value_heads: config.num_key_value_heads,
                 head_dim: config.head_dim,
             },
-            norm: take("model.norm.weight".to_owned())?,
+            norm,
             rope: RopeTable::new(&config, context),
             embedding,
             layers,
@@ -145,10 +153,10 @@ impl Decoder {
             })
             .collect();
         let rows = places.len();
-        let mut x = Vec::with_capacity(rows * hidden);
-        for token in steps.iter().flat_map(|step| step.tokens) {
-            let row = *token as usize * hidden;
-            x.extend_from_slice(&self.embedding[row..row + hidden]);
+        let mut x = vec![0.0; rows * hidden];
+        let tokens = steps.iter().flat_map(|step| step.tokens);
+        for (token, row) in tokens.zip(x.chunks_exact_mut(hidden)) {
+            self.embedding.row(*token as usize, row);
         }
 
         let mut normal = vec![0.0; rows * hidden];
@@ -201,12 +209,13 @@ impl Decoder {
         rms_norm(&wanted, &self.norm, eps, &mut last, with);
         let mut logits = vec![0.0; wanted.len() / hidden * config.vocab_size];
         if !logits.is_empty() {
-            self.head.multiply(&last, &mut logits, with);
+            let head = self.head.as_ref().unwrap_or(&self.embedding);
+            head.multiply(&last, &mut logits, with);
         }
         logits
     }
 }
 
-fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
-    tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+fn numbers(vector: Stored) -> Vec<f32> {
+    vector.numbers().into_owned()
 }

@@ -4,13 +4,18 @@ mod constraint;
 mod engine;
 mod forward;
 mod kernel;
+mod model;
+mod prefix;
 mod request;
 mod sampler;
 mod scheduler;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use engine::{Engine, EngineOptions};
+pub(in crate::llama) use kernel::Stored;
+pub use model::InferenceModel;
 pub use request::{
     Completion, CompletionRequest, Constraint, FinishReason, GenerateError, LogLikelihood, Prompt,
     TokenLogProb,

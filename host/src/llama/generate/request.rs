@@ -30,7 +30,8 @@ pub enum Constraint {
 
 /// A request for one completion.
 ///
-/// Sampling goes in this order: `logit_bias`, constraint, `temperature`, `top_k`, `top_p`, `min_p`.
+/// Sampling goes in this order: `repetition_penalty`, `logit_bias`, constraint, `temperature`, `top_k`, `top_p`,
+/// `min_p`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompletionRequest {
     /// What to continue.
@@ -45,6 +46,10 @@ pub struct CompletionRequest {
     pub top_k: Option<usize>,
     /// Keep tokens at least this likely relative to the likeliest (Nguyen et al., arXiv 2407.01082).
     pub min_p: f32,
+    /// Divides the positive logits, and multiplies the negative ones, of tokens that the prompt or the answer
+    /// holds already; 1 changes nothing (Keskar et al., arXiv 1909.05858, section 4.1, with the sign
+    /// treated as transformers does).
+    pub repetition_penalty: f32,
     /// Texts that end the completion; neither they nor what follows is returned.
     pub stop: Vec<String>,
     /// Seed of this request's own random numbers.
@@ -67,6 +72,7 @@ impl CompletionRequest {
             top_p: 1.0,
             top_k: None,
             min_p: 0.0,
+            repetition_penalty: 1.0,
             stop: Vec::new(),
             seed: 0,
             logit_bias: BTreeMap::new(),
@@ -94,6 +100,13 @@ impl CompletionRequest {
         expect(
             (0.0..=1.0).contains(&self.min_p),
             format!("min_p is {}, expected 0 to 1", self.min_p),
+        );
+        expect(
+            self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0,
+            format!(
+                "repetition_penalty is {}, expected above 0",
+                self.repetition_penalty
+            ),
         );
         expect(
             self.top_k != Some(0),
@@ -150,6 +163,9 @@ pub struct Completion {
     pub finish_reason: FinishReason,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Tokens of the prompt whose keys and values another request had computed. It depends on what else was
+    /// asked; the answer does not.
+    pub shared_tokens: usize,
     /// Tokens generated, the end token included.
     pub completion_tokens: usize,
     /// One entry a generated token, where asked for.

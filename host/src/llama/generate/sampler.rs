@@ -121,6 +121,19 @@ impl Sampler {
     }
 }
 
+/// Makes tokens that occurred less likely.
+pub(super) fn penalize(logits: &mut [f32], seen: impl Iterator<Item = u32>, penalty: f32) {
+    for token in seen {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit = if *logit > 0.0 {
+                *logit / penalty
+            } else {
+                *logit * penalty
+            };
+        }
+    }
+}
+
 /// The likeliest token and its logit; the lowest id among equals.
 pub(super) fn likeliest(logits: &[f32]) -> Option<(u32, f32)> {
     let mut best = None;
@@ -205,6 +218,68 @@ mod tests {
         let kept = shares(sampler(|r| r.top_p = 0.5), &logits);
         assert!(kept[520..].iter().all(|s| *s == 0.0));
         assert!(kept[400..500].iter().any(|s| *s > 0.0));
+    }
+
+    #[test]
+    fn a_penalty_makes_seen_tokens_less_likely_whatever_their_sign() {
+        // The values of RepetitionPenaltyLogitsProcessor's definition: score < 0 ? score * p : score / p.
+        let mut logits = [2.0, -1.0, 0.5, -3.0];
+        penalize(&mut logits, [0, 1].into_iter(), 2.0);
+        assert_eq!(logits, [1.0, -2.0, 0.5, -3.0]);
+        penalize(&mut logits, [99].into_iter(), 2.0);
+        assert_eq!(logits, [1.0, -2.0, 0.5, -3.0]);
+    }
+
+    /// The tokens that may be drawn, by the plain definitions: sort, cut to k, keep the shortest head that
+    /// reaches p of what is left, drop what is below min_p of the likeliest.
+    fn plain(logits: &[f32], k: usize, p: f64, min_p: f64) -> Vec<u32> {
+        let total: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
+        let mut all: Vec<(u32, f64)> = logits
+            .iter()
+            .enumerate()
+            .map(|(id, l)| (id as u32, f64::from(*l).exp() / total))
+            .collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all.truncate(k);
+        let left: f64 = all.iter().map(|(_, share)| share).sum();
+        let largest = all[0].1;
+        let mut before = 0.0;
+        let mut kept = Vec::new();
+        for (id, share) in all {
+            if before < p * left && share >= min_p * largest {
+                kept.push(id);
+            }
+            before += share;
+        }
+        kept.sort_unstable();
+        kept
+    }
+
+    #[test]
+    fn cuts_together_leave_what_their_definitions_leave() {
+        let logits: Vec<f32> = (0..40).map(|i| ((i * 29 % 41) as f32).sqrt()).collect();
+        for (k, p, min_p) in [
+            (40, 0.9, 0.0),
+            (7, 1.0, 0.0),
+            (12, 0.6, 0.0),
+            (40, 1.0, 0.3),
+            (9, 0.8, 0.7),
+        ] {
+            let drawn = shares(
+                sampler(|r| {
+                    r.top_k = Some(k);
+                    r.top_p = p;
+                    r.min_p = min_p;
+                }),
+                &logits,
+            );
+            let drawn: Vec<u32> = (0..40).filter(|id| drawn[*id as usize] > 0.0).collect();
+            assert_eq!(
+                drawn,
+                plain(&logits, k, f64::from(p), f64::from(min_p)),
+                "{k} {p} {min_p}"
+            );
+        }
     }
 
     #[test]

@@ -3,20 +3,22 @@
 //! Each turn feeds one token of every sequence that is generating, and a share of the prompts of those
 //! that are not there yet. Requests enter and leave between turns (Yu et al., Orca, OSDI 2022).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use llguidance::Matcher;
 use rayon::prelude::*;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use super::engine::EngineOptions;
 use super::forward::{Decoder, KvCache, Step};
 use super::kernel::{Instructions, log_sum_exp};
+use super::prefix::{Ended, WORTH_SHARING, common};
 use super::request::{
     Completion, CompletionRequest, FinishReason, GenerateError, LogLikelihood, TokenLogProb,
 };
-use super::sampler::{Sampler, top};
+use super::sampler::{Sampler, penalize, top};
+use super::text::AnswerText;
 use crate::llama::tokenizer::Tokenizer;
 
 /// A checked request on its way to the decoding thread.
@@ -42,9 +44,12 @@ pub(super) struct Writing {
     sampler: Sampler,
     logit_bias: Vec<(u32, f32)>,
     matcher: Option<Matcher>,
-    stop: Vec<Vec<u8>>,
+    repetition_penalty: f32,
+    /// Tokens that occurred, where there is a penalty on them.
+    seen: BTreeSet<u32>,
     top_logprobs: Option<usize>,
-    text: Vec<u8>,
+    text: AnswerText,
+    shared_tokens: usize,
     generated: Vec<u32>,
     logprobs: Vec<TokenLogProb>,
     reply: Option<oneshot::Sender<Result<Completion, GenerateError>>>,
@@ -53,24 +58,27 @@ pub(super) struct Writing {
 impl Writing {
     pub(super) fn new(
         request: &CompletionRequest,
-        prompt_tokens: usize,
+        prompt: &[u32],
         max_tokens: usize,
         matcher: Option<Matcher>,
+        listener: Option<UnboundedSender<String>>,
         reply: oneshot::Sender<Result<Completion, GenerateError>>,
     ) -> Self {
         Self {
-            prompt_tokens,
+            prompt_tokens: prompt.len(),
             max_tokens,
             sampler: Sampler::new(request),
             logit_bias: request.logit_bias.iter().map(|(t, b)| (*t, *b)).collect(),
             matcher,
-            stop: request
-                .stop
-                .iter()
-                .map(|s| s.clone().into_bytes())
-                .collect(),
+            repetition_penalty: request.repetition_penalty,
+            seen: if request.repetition_penalty == 1.0 {
+                BTreeSet::new()
+            } else {
+                prompt.iter().copied().collect()
+            },
             top_logprobs: request.logprobs,
-            text: Vec::new(),
+            text: AnswerText::new(&request.stop, listener),
+            shared_tokens: 0,
             generated: Vec::new(),
             logprobs: Vec::new(),
             reply: Some(reply),
@@ -108,6 +116,7 @@ impl Writing {
                 .collect();
             (total, logits.to_vec(), top)
         });
+        penalize(logits, self.seen.iter().copied(), self.repetition_penalty);
         for (token, bias) in &self.logit_bias {
             if let Some(logit) = logits.get_mut(*token as usize) {
                 *logit += bias;
@@ -130,6 +139,9 @@ impl Writing {
             ));
         };
         self.generated.push(token);
+        if self.repetition_penalty != 1.0 {
+            self.seen.insert(token);
+        }
         if let Some((total, logits, top)) = before {
             self.logprobs.push(TokenLogProb {
                 token,
@@ -140,13 +152,8 @@ impl Writing {
         if model.eos_token_ids.contains(&token) {
             return Ok(Turn::Ends(FinishReason::Stop));
         }
-        let already = self.text.len();
-        if !model.tokenizer.is_special(token) {
-            self.text
-                .extend_from_slice(model.tokenizer.token_bytes(token));
-        }
-        if let Some(place) = first_stop(&self.text, already, &self.stop) {
-            self.text.truncate(place);
+        if !model.tokenizer.is_special(token) && self.text.push(model.tokenizer.token_bytes(token))
+        {
             return Ok(Turn::Ends(FinishReason::Stop));
         }
         if let Some(matcher) = &mut self.matcher {
@@ -175,15 +182,10 @@ impl Writing {
         let Some(reply) = self.reply.take() else {
             return;
         };
-        // A text cut by length may end inside a character, of which nothing can be shown.
-        if let Err(e) = std::str::from_utf8(&self.text)
-            && e.error_len().is_none()
-        {
-            self.text.truncate(e.valid_up_to());
-        }
         // The asker may have gone; then nobody is left to tell.
         let _ = reply.send(Ok(Completion {
-            text: String::from_utf8_lossy(&self.text).into_owned(),
+            text: self.text.finish(),
+            shared_tokens: self.shared_tokens,
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.generated.len(),
             tokens: std::mem::take(&mut self.generated),
@@ -200,20 +202,6 @@ enum Turn {
     Ends(FinishReason),
 }
 
-/// Where the earliest stop text begins that the text holds past `already`, or that crosses it.
-fn first_stop(text: &[u8], already: usize, stops: &[Vec<u8>]) -> Option<usize> {
-    stops
-        .iter()
-        .filter_map(|stop| {
-            let from = (already + 1).saturating_sub(stop.len());
-            text[from..]
-                .windows(stop.len())
-                .position(|window| window == stop)
-                .map(|place| from + place)
-        })
-        .min()
-}
-
 /// What the decoding of every sequence needs to know of the model.
 struct ModelFacts<'a> {
     tokenizer: &'a Tokenizer,
@@ -228,10 +216,34 @@ struct Sequence {
     /// Tokens not yet fed.
     pending: VecDeque<u32>,
     work: Work,
+    /// Every token known so far, fed or not.
     all: Vec<u32>,
 }
 
 impl Sequence {
+    /// Whether more of its prompt is waiting than one token.
+    fn is_reading(&self) -> bool {
+        self.pending.len() > 1
+    }
+
+    /// Tokens that may come from another sequence's cache: not those whose logits are wanted.
+    fn shareable(&self) -> &[u32] {
+        match &self.work {
+            Work::Complete(writing) => &self.all[..writing.prompt_tokens - 1],
+            Work::Score { prompt, .. } => &self.all[..prompt - 1],
+        }
+    }
+
+    /// Goes on from a copy of the first `positions` tokens' keys and values.
+    fn share(&mut self, cache: KvCache, positions: usize) {
+        let new = positions - self.cache.positions();
+        self.pending.drain(..new);
+        self.cache = cache;
+        if let Work::Complete(writing) = &mut self.work {
+            writing.shared_tokens += new;
+        }
+    }
+
     fn is_abandoned(&self) -> bool {
         match &self.work {
             Work::Complete(writing) => writing.reply.as_ref().is_none_or(|r| r.is_closed()),
@@ -258,6 +270,7 @@ impl Sequence {
             Work::Complete(writing) => {
                 if let Some(token) = writing.advance(logits, model) {
                     self.pending.push_back(token);
+                    self.all.push(token);
                 }
             }
             Work::Score {
@@ -303,8 +316,11 @@ pub(super) fn run(
         instructions: decoder.instructions(),
     };
     let mut active: Vec<Sequence> = Vec::with_capacity(options.max_batch);
+    let mut ended = Ended::new(options.shared_prefix_tokens);
     loop {
-        active.retain(|sequence| !sequence.is_abandoned());
+        for sequence in active.extract_if(.., |sequence| sequence.is_abandoned()) {
+            ended.keep(sequence.all, sequence.cache);
+        }
         while active.len() < options.max_batch {
             let job = if active.is_empty() {
                 match jobs.recv() {
@@ -334,18 +350,63 @@ pub(super) fn run(
                 active.push(sequence);
             }
         }
-        turn(decoder, &mut active, options.prefill_chunk, &model);
+        if options.shared_prefix_tokens > 0 {
+            share_prefixes(&mut active, &ended);
+        }
+        turn(decoder, &mut active, options, &model);
     }
 }
 
+/// Gives each sequence that is reading its prompt the longest beginning that another one has computed.
+fn share_prefixes(active: &mut [Sequence], ended: &Ended) {
+    for reader in 0..active.len() {
+        if !active[reader].is_reading() || should_wait(active, reader) {
+            continue;
+        }
+        let wanted = active[reader].shareable();
+        let enough = active[reader].cache.positions() + WORTH_SHARING;
+        let running = active
+            .iter()
+            .enumerate()
+            .filter(|(number, _)| *number != reader)
+            .map(|(_, other)| {
+                let fed = &other.all[..other.cache.positions()];
+                (common(fed, wanted), &other.cache)
+            });
+        let best = running.chain(ended.best(wanted));
+        let best = best.max_by_key(|(length, _)| *length);
+        if let Some((length, cache)) = best.filter(|(length, _)| *length >= enough) {
+            let copy = cache.prefix(length);
+            active[reader].share(copy, length);
+        }
+    }
+}
+
+/// Whether an earlier sequence is about to compute what this one could share.
+fn should_wait(active: &[Sequence], number: usize) -> bool {
+    let wanted = active[number].shareable();
+    let enough = active[number].cache.positions() + WORTH_SHARING;
+    active[..number]
+        .iter()
+        .any(|other| other.is_reading() && common(&other.all, wanted) >= enough)
+}
+
 /// Feeds every sequence its share of tokens and lets it act on the logits.
-fn turn(decoder: &Decoder, active: &mut [Sequence], prefill_chunk: usize, model: &ModelFacts<'_>) {
+fn turn(
+    decoder: &Decoder,
+    active: &mut [Sequence],
+    options: &EngineOptions,
+    model: &ModelFacts<'_>,
+) {
     // One token each for those that generate; what is left of the chunk goes to prompts, oldest first.
-    let mut budget = prefill_chunk;
+    let mut budget = options.prefill_chunk;
+    let sharing = options.shared_prefix_tokens > 0;
     let fed: Vec<usize> = active
         .iter()
-        .map(|sequence| match sequence.pending.len() {
+        .enumerate()
+        .map(|(number, sequence)| match sequence.pending.len() {
             0 | 1 => sequence.pending.len(),
+            _ if sharing && should_wait(active, number) => 0,
             waiting => {
                 let share = waiting.min(budget);
                 budget -= share;

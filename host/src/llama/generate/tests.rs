@@ -6,6 +6,7 @@ use serde_json::json;
 use super::forward::{Decoder, Step};
 use super::*;
 use crate::llama::config::{LlamaConfig, RopeScaling};
+use crate::llama::source::{EmbeddedModel, ModelSource};
 use crate::llama::test_model;
 use crate::llama::tokenizer::ChatMessage;
 
@@ -127,6 +128,7 @@ fn a_request_gets_the_same_tokens_alone_and_among_others() {
         let alone = engine(EngineOptions {
             max_batch: 1,
             prefill_chunk: 1000,
+            shared_prefix_tokens: 0,
             threads: Some(1),
             ..EngineOptions::default()
         });
@@ -140,9 +142,136 @@ fn a_request_gets_the_same_tokens_alone_and_among_others() {
             futures::future::join_all(asked.iter().cloned().map(|r| crowded.complete(r))).await;
         for (asked, together) in asked.into_iter().zip(together) {
             let alone = alone.complete(asked).await.unwrap();
-            assert_eq!(alone, together.unwrap());
+            assert_eq!(alone, unshared(together.unwrap()));
             assert!(alone.completion_tokens > 1);
         }
+    });
+}
+
+/// A completion but for what depends on the other requests.
+fn unshared(completion: Completion) -> Completion {
+    Completion {
+        shared_tokens: 0,
+        ..completion
+    }
+}
+
+#[test]
+fn requests_that_begin_alike_share_the_beginning_and_answer_as_alone() {
+    let beginning = "hello world, in the beginning there was a prompt; ".repeat(2);
+    let asked: Vec<CompletionRequest> = (0..8)
+        .map(|i| request(&format!("{beginning}{i} hello"), i))
+        .map(|r| CompletionRequest {
+            logprobs: Some(2),
+            repetition_penalty: 1.1,
+            ..r
+        })
+        .collect();
+    runtime().block_on(async {
+        let alone = engine(EngineOptions {
+            shared_prefix_tokens: 0,
+            ..EngineOptions::default()
+        });
+        let sharing = engine(EngineOptions {
+            max_batch: 3,
+            prefill_chunk: 11,
+            ..EngineOptions::default()
+        });
+        let prefix = sharing
+            .prompt_tokens(&Prompt::Text(beginning.clone()))
+            .unwrap()
+            .len();
+        let together =
+            futures::future::join_all(asked.iter().cloned().map(|r| sharing.complete(r))).await;
+        let mut shared = 0;
+        for (asked, together) in asked.into_iter().zip(together) {
+            let together = together.unwrap();
+            shared += usize::from(together.shared_tokens >= prefix);
+            assert_eq!(alone.complete(asked).await.unwrap(), unshared(together));
+        }
+        // All but the first, whether the other one was running or had ended.
+        assert_eq!(shared, 7);
+
+        let tokens = |text: String| sharing.prompt_tokens(&Prompt::Text(text)).unwrap();
+        let (prompt, answer) = (
+            tokens(format!("{beginning}5 hello")),
+            tokens("world".to_owned()),
+        );
+        assert_eq!(
+            sharing.log_likelihood(&prompt, &answer).await.unwrap(),
+            alone.log_likelihood(&prompt, &answer).await.unwrap(),
+        );
+    });
+}
+
+#[test]
+fn a_conversation_goes_on_from_its_earlier_turns() {
+    runtime().block_on(async {
+        let engine = engine(EngineOptions::default());
+        let first = engine
+            .complete(request("hello in there, hello", 3))
+            .await
+            .unwrap();
+        let mut tokens = engine
+            .prompt_tokens(&Prompt::Text("hello in there, hello".to_owned()))
+            .unwrap();
+        tokens.extend(&first.tokens);
+        tokens.extend([5, 6, 7]);
+        let second = engine
+            .complete(CompletionRequest {
+                max_tokens: Some(4),
+                ..CompletionRequest::new(Prompt::Tokens(tokens))
+            })
+            .await
+            .unwrap();
+        // Everything but the last token, which was never fed, and what is new.
+        assert_eq!(
+            second.shared_tokens,
+            first.prompt_tokens + first.completion_tokens - 1
+        );
+    });
+}
+
+#[test]
+fn the_parts_of_an_answer_are_heard_as_they_come() {
+    runtime().block_on(async {
+        let engine = engine(EngineOptions::default());
+        let (sender, mut parts) = tokio::sync::mpsc::unbounded_channel();
+        let whole = engine
+            .complete_aloud(request("hello", 6), Some(sender))
+            .await
+            .unwrap();
+        let mut heard = Vec::new();
+        while let Some(part) = parts.recv().await {
+            heard.push(part);
+        }
+        assert_eq!(heard.concat(), whole.text);
+        assert!(heard.len() > 3, "{heard:?}");
+        let silent = engine.complete(request("hello", 6)).await.unwrap();
+        assert_eq!(silent.text, whole.text);
+    });
+}
+
+#[test]
+fn a_repetition_penalty_looks_at_prompt_and_answer() {
+    runtime().block_on(async {
+        let engine = engine(EngineOptions::default());
+        let greedy = |repetition_penalty| {
+            engine.complete(CompletionRequest {
+                temperature: 0.0,
+                repetition_penalty,
+                ..request("hello in the hello", 0)
+            })
+        };
+        let mut varied = greedy(1e6).await.unwrap().tokens;
+        let prompt = engine
+            .prompt_tokens(&Prompt::Text("hello in the hello".to_owned()))
+            .unwrap();
+        assert!(varied.iter().all(|token| !prompt.contains(token)));
+        let written = varied.len();
+        varied.sort_unstable();
+        varied.dedup();
+        assert_eq!(varied.len(), written, "no token comes twice");
     });
 }
 
@@ -357,6 +486,11 @@ fn the_embedded_model_answers_sensibly() {
     let Some(model) = crate::llama::source::tests::embedded_if_present() else {
         return;
     };
+    let unpacked = Engine::start(model, EngineOptions::default()).unwrap();
+    let local = ModelSource::Embedded(EmbeddedModel::Smollm2)
+        .fetch(&mut |_| {})
+        .unwrap();
+    let model = InferenceModel::open(&local, &mut |_| {}).unwrap();
     let engine = Engine::start(model, EngineOptions::default()).unwrap();
     let chat = |text: &str| Prompt::Chat(vec![ChatMessage::new("user", text)]);
     runtime().block_on(async {
@@ -370,6 +504,18 @@ fn the_embedded_model_answers_sensibly() {
             .unwrap();
         assert_eq!(answer.text, "The capital of France is Paris.");
         assert_eq!(answer.finish_reason, FinishReason::Stop);
+        // The file's own blocks give the numbers of the dequantised model.
+        let drawn = |engine: Engine| {
+            let request = CompletionRequest {
+                max_tokens: Some(16),
+                logprobs: Some(2),
+                seed: 4,
+                ..CompletionRequest::new(chat("Name three colours."))
+            };
+            async move { engine.complete(request).await.unwrap() }
+        };
+        let from_blocks = drawn(engine.clone()).await;
+        assert_eq!(unshared(from_blocks), unshared(drawn(unpacked).await));
         let prompt = engine
             .prompt_tokens(&chat("What is the capital of France?"))
             .unwrap();

@@ -302,7 +302,7 @@ impl LocalModel {
     }
 
     /// Configuration and tokenizer, which fit together.
-    fn shape(&self) -> Result<(LlamaConfig, Tokenizer), SourceError> {
+    pub(super) fn shape(&self) -> Result<(LlamaConfig, Tokenizer), SourceError> {
         let mut config = LlamaConfig::load(&self.path)?;
         config.add_generation_eos(&self.path)?;
         let tokenizer = Tokenizer::load(&self.path)?;
@@ -316,11 +316,16 @@ impl LocalModel {
         Ok((config, tokenizer))
     }
 
+    /// sha256 of its files, as [`Model::identity`] defines it.
+    pub(super) fn identity(&self, progress: OnProgress<'_>) -> Result<String, SourceError> {
+        identity(&self.path, progress)
+    }
+
     /// Reads the model into memory: configuration, tokenizer, weights; and hashes its files.
     pub fn open(&self, progress: OnProgress<'_>) -> Result<Model, SourceError> {
         let (config, tokenizer) = self.shape()?;
         let weights = Weights::load(&self.path, &config)?;
-        let identity = identity(&self.path, progress)?;
+        let identity = self.identity(progress)?;
         Ok(Model {
             config,
             weights,

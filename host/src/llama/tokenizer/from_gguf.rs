@@ -15,7 +15,7 @@ const UNUSED: i64 = 5;
 const BYTE: i64 = 6;
 
 /// Llama 3's splitting pattern, as its `tokenizer.json` states it.
-const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(in crate::llama) const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// What llama.cpp's converters have called it.
 const LLAMA3_NAMES: [&str; 3] = ["llama-bpe", "llama3", "llama-v3"];

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 pub use chat::ChatMessage;
+pub(super) use from_gguf::LLAMA3_PATTERN;
 
 use super::durable;
 use super::gguf::{GgufError, GgufFile};
@@ -198,6 +199,16 @@ impl Tokenizer {
             Value::Object(added) => added.get("content")?.as_str(),
             _ => None,
         }
+    }
+
+    /// The text of the chat template.
+    pub(super) fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// The text of `tokenizer.json`.
+    pub(super) fn json(&self) -> &str {
+        &self.json
     }
 
     /// Whether the model has a chat template.

@@ -2,6 +2,7 @@
 
 mod models;
 mod plugins;
+mod servers;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -41,6 +42,11 @@ const RECIPE: &[Key] = &[
         "evaluators",
         "`[[evaluators]]` and under it `plugin = \"pairwise-judge\"`, once for each evaluator",
     ),
+    long_key(
+        "servers",
+        "`[[servers]]` and under it `name = \"wiki.example.com\"`, once for each server of which \
+         there is more to say than its name",
+    ),
     long_key("budget", "`[budget]` and under it `usd = 20.0`"),
 ];
 
@@ -67,6 +73,18 @@ const BUDGET: &[Key] = &[
     key("tokens", "5_000_000"),
     key("requests", "10_000"),
 ];
+
+/// The name of an environment variable.
+fn variable(table: &Table<'_>, key: &str) -> Option<String> {
+    let name = table.string(key)?;
+    let sound = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && !name.starts_with(|c: char| c.is_ascii_digit());
+    if !sound {
+        let message = format!("`{key}` is {name:?}, expected the name of an environment variable");
+        table.bad_value(key, message);
+    }
+    sound.then(|| name.to_owned())
+}
 
 /// Checks all of a document.
 pub(super) fn recipe(
@@ -145,13 +163,14 @@ fn sections(reader: &Reader<'_>, secrets: &[Secret], checks: &Checks<'_>) -> Opt
             root.example("evaluation"),
         );
     }
+    let plugins = generator.iter().map(|generator| &generator.plugin);
+    let plugins = plugins.chain(&filters).chain(&evaluators);
+    let servers = servers::servers(&root, plugins.clone());
     let used: Vec<&str> = roles.names.values().map(String::as_str).collect();
     if budget.usd.is_some() {
         require_prices(reader, &models, &used, "[budget]", "usd");
     }
-    let stages = generator.iter().map(|generator| &generator.plugin);
-    let stages = stages.chain(&filters);
-    for plugin in stages.chain(&evaluators) {
+    for plugin in plugins {
         if plugin.limits.usd.is_some() {
             let granted = plugin.grant.iter();
             let used: Vec<&str> = granted
@@ -179,6 +198,7 @@ fn sections(reader: &Reader<'_>, secrets: &[Secret], checks: &Checks<'_>) -> Opt
             None => None,
         },
         evaluators,
+        servers,
         budget,
     })
 }

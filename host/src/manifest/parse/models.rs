@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{beside_manifest, choice, is_table};
+use super::{beside_manifest, choice, is_table, variable};
 use crate::manifest::{
     Endpoint, Field, Local, Model, OpenAi, Price, Provider,
     reader::{Key, Table, Zero, key},
@@ -176,16 +176,7 @@ fn special_key(
 fn openai(table: &Table<'_>, secrets: &[Secret]) -> Option<OpenAi> {
     let model = table.string("model");
     let base_url = base_url(table);
-    let api_key_env = table.string("api_key_env").and_then(|name| {
-        let sound = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-            && !name.starts_with(|c: char| c.is_ascii_digit());
-        if !sound {
-            let message =
-                format!("`api_key_env` is {name:?}, expected the name of an environment variable");
-            table.bad_value("api_key_env", message);
-        }
-        sound.then(|| name.to_owned())
-    });
+    let api_key_env = variable(table, "api_key_env");
     let key_was_written = secrets.iter().any(|secret| {
         let below = secret.path.strip_prefix(&table.path);
         below.is_some_and(|below| below.starts_with('.'))

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{choice, existing_file, models::Roles};
 use crate::manifest::{
-    Generator, Limits, Plugin, PluginSource, Remote, RemoteError,
+    Generator, Limits, Plugin, PluginSource, Remote, RemoteError, ServerName, ServerNameError,
     reader::{Key, Table, Zero, key, long_key},
     suggest::nearest,
 };
@@ -299,13 +299,23 @@ fn grant(table: &Table<'_>, stage: Stage, roles: &Roles, trained: bool) -> Vec<S
     };
     let mut granted = Vec::new();
     for (path, written) in table.strings("grant") {
+        if let Some(server) = written.strip_prefix("http:") {
+            match server.parse::<ServerName>() {
+                Ok(name) => granted.push(name.capability()),
+                Err(ServerNameError { found, help }) => {
+                    table.problem(&path, format!("`grant`: {found}"), help);
+                }
+            }
+            continue;
+        }
         let Some(role) = written.strip_prefix("models:") else {
             let message = format!("there is no capability `{written}`");
             let guess = format!("models:{written}");
             let help = if all().contains(&guess) {
                 format!("did you mean \"{guess}\"?")
             } else {
-                "capabilities are models: write \"models:ROLE\"".to_owned()
+                "capabilities are models and servers: write \"models:ROLE\" or \"http:HOST\""
+                    .to_owned()
             };
             table.problem(&path, message, help);
             continue;

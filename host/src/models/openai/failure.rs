@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{
-    super::{Failure, FailureKind},
-    transport::{End, Exchange},
-};
+use super::super::{Failure, FailureKind};
+use crate::servers::{End, Exchange};
 
 /// Longest part of a server's own words in a message, in characters.
 const MOST_WORDS: usize = 600;
@@ -289,6 +287,8 @@ pub(super) fn of_end(target: &Target, exchange: &Exchange) -> Option<Failure> {
     let came = exchange.body.len();
     let failure = match &exchange.end {
         End::Whole | End::TooLarge => return None,
+        // Only a plugin's requests are held to public addresses.
+        End::Private(private) => Failure::fatal("private-address", private.to_string()),
         End::Unreachable(reason) => Failure::passing(
             "unreachable",
             format!(

@@ -27,12 +27,12 @@ use reqwest::{
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use self::{
-    failure::{KeySource, Target},
-    transport::{End, Exchange},
-};
+use self::failure::{KeySource, Target};
 use super::{Attempt, BoxFuture, Failure, Provider};
-use crate::manifest::{Endpoint, Field, Model, OpenAi};
+use crate::{
+    manifest::{Endpoint, Field, Model, OpenAi},
+    servers::{End, Exchange, chain, exchange},
+};
 
 /// Longest body that is read. The longest that makes sense, 32,000 tokens with twenty
 /// alternatives each, is about half of it.
@@ -161,7 +161,7 @@ impl OpenAiProvider {
         })?;
         let http = http_client(&url).map_err(|error| SetupError::Client {
             table: table.clone(),
-            reason: transport::chain(&error),
+            reason: chain(&error),
         })?;
         let target = Target {
             table,
@@ -267,7 +267,7 @@ impl OpenAiProvider {
         let headers = self.client.config().headers();
         let deadline = Instant::now() + self.settings.timeout;
         let request = self.http.get(url).headers(headers).build();
-        let mut exchange = transport::exchange(&self.http, request, deadline, self.most_body).await;
+        let mut exchange = exchange(&self.http, request, deadline, self.most_body).await;
         self.redact(&mut exchange);
         match exchange.status {
             Some(200..=299) if matches!(exchange.end, End::Whole) => {

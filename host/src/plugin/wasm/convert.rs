@@ -7,7 +7,7 @@ use super::bindings::{
     evaluator::exports::pacos::plugin::evaluator,
     filter::exports::pacos::plugin::filter,
     generator::exports::pacos::plugin::generator,
-    guest::pacos::plugin::{accepted, log, models, types},
+    guest::pacos::plugin::{accepted, http, log, models, types},
 };
 
 /// Conversion of a whole list.
@@ -154,6 +154,16 @@ impl From<plain::Reply> for models::Reply {
         }
     }
 }
+
+// Servers.
+
+cases!(http::HttpMethod => plain::HttpMethod { Get, Head, Post, Put, Patch, Delete });
+record!(http::HttpHeader => plain::HttpHeader { name, value });
+record!(plain::HttpHeader => http::HttpHeader { name, value });
+record!(http::HttpRequest => plain::HttpRequest { url, body; method=> headers });
+record!(plain::HttpResponse => http::HttpResponse { status, body=> headers });
+
+// Log, and what was accepted.
 
 cases!(log::Level => plain::Level { Debug, Info, Warn, Error });
 record!(plain::Example => accepted::Example {; id, payload });

@@ -6,7 +6,7 @@ use pacos_plugin as plain;
 
 use super::{
     State,
-    bindings::guest::pacos::plugin::{accepted, log, models, types},
+    bindings::guest::pacos::plugin::{accepted, http, log, models, types},
     convert::all,
 };
 use crate::{models::Stop, plugin::Refusal};
@@ -28,6 +28,24 @@ fn told<T, U>(
     }
 }
 
+/// What each of many requests brought.
+fn each<T, U: From<T>>(results: Vec<Result<T, plain::Error>>) -> Vec<Result<U, types::Error>> {
+    let results = results.into_iter();
+    results
+        .map(|result| result.map(Into::into).map_err(Into::into))
+        .collect()
+}
+
+/// What one request brought.
+fn only<T>(results: Result<Vec<Result<T, types::Error>>, types::Error>) -> Result<T, types::Error> {
+    results.and_then(|mut results| match (results.pop(), results.len()) {
+        (Some(result), 0) => result,
+        _ => Err(
+            plain::Error::new("host-broke-contract", "one request did not bring one reply").into(),
+        ),
+    })
+}
+
 impl types::Host for State {}
 
 impl models::Host for State {
@@ -43,17 +61,7 @@ impl models::Host for State {
         role: String,
         request: models::Request,
     ) -> wasmtime::Result<Result<models::Reply, types::Error>> {
-        let replies = self.complete_many(role, vec![request]).await?;
-        Ok(
-            replies.and_then(|mut replies| match (replies.pop(), replies.len()) {
-                (Some(reply), 0) => reply,
-                _ => Err(plain::Error::new(
-                    "host-broke-contract",
-                    "one request did not bring one reply",
-                )
-                .into()),
-            }),
-        )
+        Ok(only(self.complete_many(role, vec![request]).await?))
     }
 
     async fn complete_many(
@@ -63,12 +71,7 @@ impl models::Host for State {
     ) -> wasmtime::Result<Result<Vec<Result<models::Reply, types::Error>>, types::Error>> {
         let calls = self.calls.clone();
         let replies = calls.complete_many(&role, all(requests)).await;
-        told(replies, |replies| {
-            replies
-                .into_iter()
-                .map(|reply| reply.map(Into::into).map_err(Into::into))
-                .collect()
-        })
+        told(replies, each)
     }
 
     async fn count_tokens(
@@ -88,6 +91,24 @@ impl models::Host for State {
         let calls = self.calls.clone();
         let likelihood = calls.log_likelihood(&role, &prompt.into(), &answer).await;
         told(likelihood, Into::into)
+    }
+}
+
+impl http::Host for State {
+    async fn fetch(
+        &mut self,
+        request: http::HttpRequest,
+    ) -> wasmtime::Result<Result<http::HttpResponse, types::Error>> {
+        Ok(only(self.fetch_many(vec![request]).await?))
+    }
+
+    async fn fetch_many(
+        &mut self,
+        requests: Vec<http::HttpRequest>,
+    ) -> wasmtime::Result<Result<Vec<Result<http::HttpResponse, types::Error>>, types::Error>> {
+        let calls = self.calls.clone();
+        let responses = calls.fetch_many(all(requests)).await;
+        told(responses, each)
     }
 }
 

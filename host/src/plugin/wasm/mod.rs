@@ -39,7 +39,7 @@ use self::{
         evaluator::{EvaluatorPlugin, EvaluatorPluginPre},
         filter::{FilterPlugin, FilterPluginPre},
         generator::{GeneratorPlugin, GeneratorPluginPre},
-        guest::pacos::plugin::{accepted, log, models},
+        guest::pacos::plugin::{accepted, http, log, models},
     },
     bounds::{Bounds, OutOfBounds},
     compiled::CompiledComponents,
@@ -153,6 +153,7 @@ fn linker(component: &Component) -> wasmtime::Result<&'static Linker<State>> {
         add_closed_wasi(&mut linker)?;
     }
     models::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    http::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     accepted::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     Ok(made.get_or_init(|| linker))

@@ -95,17 +95,22 @@ pub struct ModelInUse {
 pub fn set_missing_keys_aside(recipe: &mut Recipe) -> Vec<String> {
     let used: BTreeSet<&String> = recipe.roles.values().collect();
     let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let set = |variable: &String| std::env::var(variable).is_ok_and(|key| !key.trim().is_empty());
     for model in recipe.models.values_mut() {
         let Provider::OpenAi(settings) = &mut model.provider else {
             continue;
         };
-        let set =
-            |variable: &String| std::env::var(variable).is_ok_and(|key| !key.trim().is_empty());
         if used.contains(&model.name)
             && let Some(variable) = settings.api_key_env.take_if(|variable| !set(variable))
         {
             let names = missing.entry(variable).or_default();
             names.push(format!("`{}`", model.name));
+        }
+    }
+    for server in &mut recipe.servers {
+        if let Some(variable) = server.api_key_env.take_if(|variable| !set(variable)) {
+            let names = missing.entry(variable).or_default();
+            names.push(format!("the server {}", server.name));
         }
     }
     missing
@@ -133,6 +138,19 @@ pub async fn forecast(prepared: &Prepared, dir: Option<&Path>) -> Result<Forecas
         None => (None, None),
     };
     remarks.extend(unusable);
+    for plugin in prepared.generation().chain(&prepared.evaluators) {
+        let granted = plugin.recipe.grant.iter();
+        let servers: Vec<&str> = granted
+            .filter_map(|capability| capability.strip_prefix("http:"))
+            .collect();
+        if !servers.is_empty() {
+            remarks.push(format!(
+                "{} may ask {} over HTTP: how often is known when it runs, and is not in the sums",
+                plugin.title(),
+                servers.join(" and ")
+            ));
+        }
+    }
     let measured = measured.as_ref();
     let generation =
         generation::generation(prepared, &models, measured, &mut obstacles, &mut remarks).await;

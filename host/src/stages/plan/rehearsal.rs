@@ -7,7 +7,8 @@ use std::{
 };
 
 use pacos_plugin::{
-    Error, Example, Item, Level, Likelihood, ModelDescription, Prompt, Reply, Request, Task, Unit,
+    Error, Example, HttpRequest, HttpResponse, Item, Level, Likelihood, ModelDescription, Prompt,
+    Reply, Request, Task, Unit,
 };
 
 use super::models::KnownModels;
@@ -130,6 +131,14 @@ impl HostCalls for Rehearsal {
             }
             Err(self.end(role, requests))
         })
+    }
+
+    /// What comes after a response cannot be known.
+    fn fetch_many(
+        &self,
+        _requests: Vec<HttpRequest>,
+    ) -> BoxFuture<'_, Result<Vec<Result<HttpResponse, Error>>, Refusal>> {
+        Box::pin(async { Err(Stop::Interrupted.into()) })
     }
 
     fn count_tokens(&self, role: &str, text: &str) -> Result<u32, Refusal> {

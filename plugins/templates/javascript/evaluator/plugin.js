@@ -1,5 +1,5 @@
 // An evaluator that shows the judge two answers in both orders and asks which is better.
-import { completeMany } from 'pacos:plugin/models@0.1.0';
+import { completeMany } from 'pacos:plugin/models@0.1.1';
 import { PluginError, plugin } from '../pacos/pacos-plugin.js';
 
 // The role that is asked. Its capability is declared in `describe`; the recipe grants it.

@@ -1,5 +1,5 @@
 // A generator that shows the teacher one seed task and asks for another of its kind.
-import { complete } from 'pacos:plugin/models@0.1.0';
+import { complete } from 'pacos:plugin/models@0.1.1';
 import { PluginError, plugin } from '../pacos/pacos-plugin.js';
 
 // The role that is asked. Its capability is declared in `describe`; the recipe grants it.

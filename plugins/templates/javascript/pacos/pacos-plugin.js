@@ -1,5 +1,5 @@
 // Carries a plugin: its output, and what nobody caught, in the host's log.
-import { write } from 'pacos:plugin/log@0.1.0';
+import { write } from 'pacos:plugin/log@0.1.1';
 
 // There is no console; what goes to it is for the one who runs the plugin.
 for (const level of ['debug', 'info', 'warn', 'error']) {

@@ -34,6 +34,28 @@ impl LayerCache {
         }
     }
 
+    /// A copy of the first positions.
+    pub(in super::super) fn prefix(&self, positions: usize) -> Self {
+        debug_assert!(positions <= self.positions, "only what is there is copied");
+        let width = self.shape.head_dim;
+        let blocks = positions.div_ceil(LANES);
+        Self {
+            shape: self.shape,
+            positions,
+            // Lanes past the end may hold later keys, as attention allows.
+            keys: self
+                .keys
+                .iter()
+                .map(|k| k[..blocks * width].to_vec())
+                .collect(),
+            values: self
+                .values
+                .iter()
+                .map(|v| v[..positions * width].to_vec())
+                .collect(),
+        }
+    }
+
     /// Adds one position: its key and value, each `[key_value_heads * head_dim]`.
     pub(in super::super) fn push(&mut self, key: &[f32], value: &[f32]) {
         let width = self.shape.head_dim;

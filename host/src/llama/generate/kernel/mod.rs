@@ -11,12 +11,14 @@
 mod attention;
 mod elementwise;
 mod matmul;
+mod panel;
 
 use std::sync::OnceLock;
 
 pub(super) use attention::{AttentionShape, LayerCache, attend};
 pub(super) use elementwise::{add, exp, log_sum_exp, rms_norm, swiglu};
 pub(super) use matmul::PackedMatrix;
+pub(in crate::llama) use matmul::Stored;
 
 /// Instructions that the kernels may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

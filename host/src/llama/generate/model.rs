@@ -1,0 +1,105 @@
+//! A model read for inference: quantized weights stay as the file has them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+
+use super::kernel::Stored;
+use crate::llama::config::LlamaConfig;
+use crate::llama::gguf::{self, GgufFile};
+use crate::llama::source::{LocalModel, Model, OnProgress, SourceError};
+use crate::llama::tokenizer::Tokenizer;
+use crate::llama::weights::{Weights, WeightsError};
+
+/// A model in memory, for inference alone.
+pub struct InferenceModel {
+    pub(super) config: LlamaConfig,
+    pub(super) weights: StoredWeights,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) identity: String,
+}
+
+impl InferenceModel {
+    /// Reads a model. The blocks of a GGUF file's Q4_1 and Q8_0 matrices are kept; all else becomes f32.
+    /// Both give the same answers, to the bit.
+    ///
+    /// # Errors
+    /// As [`LocalModel::open`].
+    pub fn open(model: &LocalModel, progress: OnProgress<'_>) -> Result<Self, SourceError> {
+        let (config, tokenizer) = model.shape()?;
+        let weights = if model.path.is_dir() {
+            Weights::load(&model.path, &config)?.into()
+        } else {
+            StoredWeights::of_gguf(&model.path, &config)?
+        };
+        Ok(Self {
+            config,
+            weights,
+            tokenizer,
+            identity: model.identity(progress)?,
+        })
+    }
+}
+
+impl From<Model> for InferenceModel {
+    fn from(model: Model) -> Self {
+        Self {
+            config: model.config,
+            weights: model.weights.into(),
+            tokenizer: model.tokenizer,
+            identity: model.identity,
+        }
+    }
+}
+
+/// Weights by Hugging Face name, in Hugging Face's layout.
+pub(super) struct StoredWeights(BTreeMap<String, Weight>);
+
+enum Weight {
+    Tensor(Tensor),
+    Stored(Stored),
+}
+
+impl From<Weights> for StoredWeights {
+    fn from(weights: Weights) -> Self {
+        let tensors = weights.tensors.into_iter();
+        Self(tensors.map(|(n, t)| (n, Weight::Tensor(t))).collect())
+    }
+}
+
+impl StoredWeights {
+    fn of_gguf(path: &Path, config: &LlamaConfig) -> Result<Self, WeightsError> {
+        let mut file = GgufFile::open(path)?;
+        let names = Weights::survey_gguf(&file, config)?;
+        let mut weights = BTreeMap::new();
+        for (name, stored) in names {
+            let matrix = file.stored(&stored)?;
+            let matrix = match gguf::rotated_heads(&name, config) {
+                None => matrix,
+                Some(_) => {
+                    let (width, half) = (config.head_dim, config.head_dim / 2);
+                    // The order that `gguf::to_hugging_face_layout` makes, for rows of blocks.
+                    matrix.with_rows(config.hidden_size, |row| {
+                        let (head, place) = (row / width, row % width);
+                        head * width + place % half * 2 + place / half
+                    })
+                }
+            };
+            weights.insert(name, Weight::Stored(matrix));
+        }
+        Ok(Self(weights))
+    }
+
+    /// Takes a tensor out, so that the model is not held twice where it is ours alone.
+    pub(super) fn take(&mut self, name: &str) -> candle_core::Result<Stored> {
+        match self.0.remove(name) {
+            None => candle_core::bail!("weights hold no tensor named {name}"),
+            Some(Weight::Stored(stored)) => Ok(stored),
+            Some(Weight::Tensor(tensor)) => {
+                let numbers = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+                Ok(Stored::F32(numbers))
+            }
+        }
+    }
+}
