@@ -413,13 +413,27 @@ fn a_record_that_breaks_a_filter_is_put_aside_and_the_rest_goes_on() {
 fn a_filter_that_breaks_on_everything_stops_the_run() {
     for (crime, what) in [
         ("nan-score", "score `words` is NaN"),
-        ("too-few-verdicts", "0 verdicts for 1 records"),
+        ("too-few-verdicts", "0 verdicts for 1 record"),
     ] {
         let bench = Bench::new(alpaca_teacher(), &hostile(crime));
         let told = fails(&mut bench.run(&bench.dir("run")), 4);
         assert!(told.contains("more than max_quarantined = 20"), "{told}");
         assert!(told.contains(what), "{told}");
     }
+}
+
+#[test]
+fn who_looked_for_what_no_plugin_is_given_is_named_with_its_place() {
+    let bench = Bench::new(alpaca_teacher(), &hostile("reads-env"));
+    // This one tells by its verdicts what it saw, and drops everything.
+    let said = fails(&mut bench.run(&bench.dir("run")), 4);
+    let mut lines = said.lines();
+    let line = lines.find(|line| line.starts_with(" WARN it looked for environment variables"));
+    let line = line.unwrap_or_else(|| panic!("{said}"));
+    assert!(
+        line.contains("plugin=\"hostile 0.1.0\" place=\"0.0 to 0."),
+        "{line}"
+    );
 }
 
 /// The hostile generator of `tests/plugins`, with its table's configuration and limits.

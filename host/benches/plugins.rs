@@ -23,7 +23,7 @@ use criterion::{BatchSize, Criterion};
 use pacos::{
     manifest::{Plugin, PluginSource},
     models::BoxFuture,
-    plugin::{HostCalls, Instance, Loaded, NoCalls, Refusal},
+    plugin::{HostCalls, Instance, Loaded, NoCalls, Refusal, read_every_file},
 };
 use pacos_plugin::{
     Candidate, Error, Example, HttpRequest, HttpResponse, Level, Likelihood, ModelDescription,
@@ -120,7 +120,8 @@ fn boundary(criterion: &mut Criterion, runtime: &Runtime) {
     }
 }
 
-/// From a file to an instance, with the compiled form in the cache.
+/// From a file to an instance, with the compiled form in the cache: as it starts again, and as
+/// it starts where its file has to be read and hashed.
 fn starts(criterion: &mut Criterion, runtime: &Runtime) {
     let further = env::var_os("PACOS_BENCH_PLUGINS").unwrap_or_default();
     let further: Vec<PathBuf> = env::split_paths(&further)
@@ -143,6 +144,16 @@ fn starts(criterion: &mut Criterion, runtime: &Runtime) {
         group.bench_function(format!("{name}: further instance"), |bencher| {
             bencher.iter(|| runtime.block_on(loaded.instance(&[])).map(drop));
         });
+    }
+    // From here on no file is taken for what it was.
+    read_every_file();
+    for (name, plugin) in &plugins {
+        group.bench_function(
+            format!("{name}: file to description, read anew"),
+            |bencher| {
+                bencher.iter(|| runtime.block_on(Loaded::load(plugin)).expect("it loads"));
+            },
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod author;
 pub mod cache;
 pub mod cli;
+mod counted;
 pub mod dataset;
 pub mod download;
 pub mod fault;

@@ -98,6 +98,9 @@ fn c_projects_build_and_pass() {
         assert!(about.starts_with(&format!("c-{kind} 0.1.0\n")), "{about}");
         let contract = format!("pacos:plugin/{kind}@{}", pacos_plugin::CONTRACT);
         assert!(about.contains(&contract), "{about}");
+        // Its code and what it uses of a C library, without that library's debug information.
+        let size = fs::metadata(folder.path().join(&file)).unwrap().len();
+        assert!(size < 200_000, "{file}: {size} bytes");
     }
 }
 
@@ -270,6 +273,44 @@ fn an_exception_reaches_the_one_who_runs_the_plugin() {
         "throw new Error('no words');",
     );
     assert!(javascript.contains("Error: no words"), "{javascript}");
+}
+
+#[test]
+fn a_panic_names_the_line_of_the_authors_own_source() {
+    let folder = folder();
+    new(folder.path(), "short", "filter", "rust");
+    let source = folder.path().join("short/src/lib.rs");
+    let text = fs::read_to_string(&source).unwrap();
+    let line = "            .rfind(|message| message.role == \"assistant\")\n";
+    let (before, _) = text.split_once(line).unwrap();
+    let number = before.lines().count() + 1;
+    let other = line.replace(
+        "message.role == \"assistant\"",
+        "message.content.is_empty() || broken()",
+    );
+    let broken = "\n#[inline(never)]\nfn broken() -> bool {\n    panic!(\"no words\")\n}\n";
+    fs::write(&source, text.replace(line, &other) + broken).unwrap();
+    printed(&mut pacos(folder.path(), &["build", "short"]));
+    let records = folder.path().join("records.jsonl");
+    fs::write(
+        &records,
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"So?\"}]}\n",
+    )
+    .unwrap();
+    let arguments = ["run", "short/build/short.wasm", "records.jsonl"];
+    let output = pacos(folder.path(), &arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["error"], "trap");
+    let message = said["message"].as_str().unwrap();
+    assert!(message.contains("no words"), "{message}");
+    // The panic's own place is in its first line; below are the calls that led there.
+    let (_, calls) = message.split_once("\n    at ").unwrap();
+    assert!(calls.contains("short::broken"), "{message}");
+    assert!(
+        calls.contains(&format!("src/lib.rs:{number})")),
+        "{message}"
+    );
 }
 
 /// A project in C, built as a library: the quickest to change and to test again.

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::{Failed, ManifestArgs, progress};
 use crate::{
+    counted::counted,
     manifest::Provider,
     stages::{self, source_name},
 };
@@ -32,7 +33,10 @@ pub(super) async fn check(args: CheckArgs) -> Result<(), Failed> {
         return Ok(());
     }
     println!("{}: nothing wrong", args.manifest.manifest.display());
-    println!("  seeds       {} tasks", prepared.seeds.len());
+    println!(
+        "  seeds       {}",
+        counted(prepared.seeds.len(), "task", "tasks")
+    );
     let plugins = std::iter::once(&prepared.generator)
         .chain(&prepared.filters)
         .chain(&prepared.evaluators);

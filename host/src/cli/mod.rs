@@ -1,8 +1,12 @@
 //! The command line: what people type, see and get back.
 
+#[macro_use]
+mod output;
+
 mod chat;
 mod check;
 mod convert;
+mod interrupt;
 mod model;
 mod plan;
 mod plugin;
@@ -41,7 +45,8 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 something unforeseen, 2 the command or the manifest is wrong, \
-3 a model or the budget stopped the run, 4 a plugin failed, 5 the disk or the run directory, 130 interrupted.";
+3 a model or the budget stopped the run, 4 a plugin failed, 5 the disk or the run directory, 130 interrupted, 143 told to end (SIGTERM), \
+141 nobody reads standard output any more.";
 
 #[derive(Subcommand)]
 enum Command {

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    counted::counted,
     download::Progress,
     stages::{EvaluatePart, EvaluateProgress, GenerateProgress, TrainProgress},
     trainer::{HeldOutLoss, Plan, StepRecord},
@@ -33,6 +34,8 @@ pub(super) fn start_log(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Colours are for people, and not for files that they are piped into.
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .init();
@@ -90,8 +93,9 @@ impl GenerateProgress for Generation {
                 "generate {{bar:30}} {{pos}}/{{len}} examples, {{msg}}, {{elapsed}}{left}"
             )));
             bar.set_message(format!(
-                "{} units, {candidates} candidates{waiting}",
-                unit + 1
+                "{}, {}{waiting}",
+                counted(unit + 1, "unit", "units"),
+                counted(candidates, "candidate", "candidates")
             ));
         } else if state
             .last_line
@@ -99,8 +103,8 @@ impl GenerateProgress for Generation {
         {
             state.last_line = Some(Instant::now());
             eprintln!(
-                "generate: {accepted}/{target} examples after {} units",
-                unit + 1
+                "generate: {accepted}/{target} examples after {}",
+                counted(unit + 1, "unit", "units")
             );
         }
     }
@@ -131,7 +135,7 @@ impl TrainProgress for Training {
             bar.enable_steady_tick(TICK);
             self.bar = Some(bar);
         } else {
-            eprintln!("train: {} steps", plan.total_steps);
+            eprintln!("train: {}", counted(plan.total_steps, "step", "steps"));
         }
     }
 
@@ -193,7 +197,7 @@ impl EvaluateProgress for Evaluation {
                 bar.enable_steady_tick(TICK);
                 bar
             } else {
-                eprintln!("{part}: {total} tasks");
+                eprintln!("{part}: {}", counted(total, "task", "tasks"));
                 ProgressBar::hidden()
             };
             self.current = Some((part, bar));

@@ -4,7 +4,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -12,8 +12,13 @@ use std::{
 use clap::Args;
 use pacos_plugin::Metric;
 
-use super::{Failed, ManifestArgs, progress};
+use super::{
+    Failed, ManifestArgs,
+    interrupt::{INTERRUPTED, Signals},
+    progress,
+};
 use crate::{
+    counted::counted,
     ledger::RunDir,
     models::Service,
     stages::{self, Evaluated, Finished, Options, Outcome, Watch},
@@ -77,10 +82,12 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
     let service: Arc<Mutex<Weak<Service>>> = Arc::default();
     let cancel = Arc::new(AtomicBool::new(false));
     let began = Arc::new(AtomicBool::new(false));
-    tokio::spawn(stop_on_interrupt(
+    let told_by = Arc::new(AtomicU8::new(INTERRUPTED));
+    tokio::spawn(stop_when_told(
         service.clone(),
         began.clone(),
         cancel.clone(),
+        told_by.clone(),
     ));
     let mut fetching = progress::fetching();
     let watch = Watch {
@@ -94,7 +101,11 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
         },
         cancel,
     };
-    let outcome = stages::run(prepared, &run_dir, &options, watch).await?;
+    let outcome = stages::run(prepared, &run_dir, &options, watch).await;
+    let outcome = outcome.map_err(|error| match error.into() {
+        Failed::Other(error, INTERRUPTED) => Failed::Other(error, told_by.load(Ordering::Relaxed)),
+        failed => failed,
+    })?;
     if args.json {
         println!("{}", told_to_programs(&options, &outcome));
     } else {
@@ -126,13 +137,15 @@ fn told_to_programs(options: &Options, outcome: &Outcome) -> serde_json::Value {
 fn tell(options: &Options, outcome: &Outcome) {
     let dir = options.dir.display();
     let Finished { units, accepted } = outcome.generated;
+    let examples = counted(accepted, "example", "examples");
     if outcome.nothing_to_do {
-        println!("Already done: {accepted} examples in {dir}");
+        println!("Already done: {examples} in {dir}");
     } else {
-        println!("{accepted} examples after {units} units in {dir}");
+        let units = counted(units, "unit", "units");
+        println!("{examples} after {units} in {dir}");
     }
     if let Some(trained) = &outcome.trained {
-        println!("Trained for {} steps", trained.steps);
+        println!("Trained for {}", counted(trained.steps, "step", "steps"));
         if let Some((before, after)) = trained.held_out {
             println!(
                 "Loss on examples that it never saw: {before:.3} before, {after:.3} after (nats a token)"
@@ -161,8 +174,11 @@ fn tell_evaluation(evaluated: &Evaluated) {
     println!("Log-likelihood of the reference answers (nats a token; nearer to 0 is better):");
     for scored in &evaluated.likelihoods {
         println!(
-            "  {:<12} {:<7} {:.3}  over {} tokens",
-            scored.model, scored.template, scored.per_token, scored.tokens
+            "  {:<12} {:<7} {:.3}  over {}",
+            scored.model,
+            scored.template,
+            scored.per_token,
+            counted(scored.tokens, "token", "tokens")
         );
     }
     for (evaluator, metric) in &evaluated.metrics {
@@ -175,8 +191,8 @@ fn tell_evaluation(evaluated: &Evaluated) {
     }
     if evaluated.not_judged > 0 {
         println!(
-            "{} times a task could not be judged; the report says why",
-            evaluated.not_judged
+            "{} a task could not be judged; the report says why",
+            counted(evaluated.not_judged, "time", "times")
         );
     }
     if let Some(sample) = &evaluated.sample {
@@ -237,20 +253,25 @@ fn shortened(text: &str) -> String {
     short
 }
 
-/// The first interrupt lets what is in flight end and be recorded; the second ends the process.
-async fn stop_on_interrupt(
+/// The first signal lets what is in flight end and be recorded; the second ends the process.
+/// `told_by` becomes the exit code of the first.
+async fn stop_when_told(
     service: Arc<Mutex<Weak<Service>>>,
     began: Arc<AtomicBool>,
     cancel: Arc<AtomicBool>,
+    told_by: Arc<AtomicU8>,
 ) {
-    if tokio::signal::ctrl_c().await.is_err() {
+    // Where that cannot be, signals end the process as they always do.
+    let Ok(mut signals) = Signals::listen() else {
         return;
-    }
+    };
+    let code = signals.next().await;
+    told_by.store(code, Ordering::Relaxed);
     if service.lock().expect("no holder panics").strong_count() == 0
         && !began.load(Ordering::Relaxed)
     {
         // Models are still on their way; nothing is in flight.
-        std::process::exit(130);
+        std::process::exit(code.into());
     }
     eprintln!("stopping: what is in flight is awaited and recorded; again to leave it");
     cancel.store(true, Ordering::Relaxed);
@@ -265,6 +286,6 @@ async fn stop_on_interrupt(
     };
     tokio::select! {
         () = again => {}
-        _ = tokio::signal::ctrl_c() => std::process::exit(130),
+        code = signals.next() => std::process::exit(code.into()),
     }
 }

@@ -6,10 +6,14 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::{Failed, ManifestArgs, progress, recorded};
-use crate::stages::{
-    self,
-    lock::{self, Difference, Lock, LockError, VerifyError},
-    plan::set_missing_keys_aside,
+use crate::{
+    counted::counted,
+    plugin,
+    stages::{
+        self,
+        lock::{self, Difference, Lock, LockError, VerifyError},
+        plan::set_missing_keys_aside,
+    },
 };
 
 /// Say whether a recipe still resolves to what was run, and a run still holds what it made.
@@ -52,6 +56,8 @@ impl From<VerifyError> for Failed {
 }
 
 pub(super) async fn verify(args: VerifyArgs) -> Result<(), Failed> {
+    // What is asked here is what files hold, not whether they look as before.
+    plugin::read_every_file();
     let given = args.lock.as_ref().map(|path| match path.is_dir() {
         true => path.join(lock::FILE),
         false => path.clone(),
@@ -135,17 +141,21 @@ fn tell(
     }
     if differences.is_empty() {
         println!(
-            "{}: resolves to what the lock says: {} plugins, {} models, {} seed tasks",
+            "{}: resolves to what the lock says: {}, {}, {}",
             manifest.display(),
-            locked.plugins.len(),
-            locked.models.len(),
-            locked.seeds.tasks
+            counted(locked.plugins.len(), "plugin", "plugins"),
+            counted(locked.models.len(), "model", "models"),
+            counted(locked.seeds.tasks, "seed task", "seed tasks")
         );
         if let Some(dir) = run {
             println!(
-                "{}: the ledger is sound, and {} files of the dataset are what it gives",
+                "{}: the ledger is sound, and {} what it gives",
                 dir.display(),
-                locked.dataset.len()
+                counted(
+                    locked.dataset.len(),
+                    "file of the dataset is",
+                    "files of the dataset are"
+                )
             );
         }
     }

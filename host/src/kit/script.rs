@@ -129,6 +129,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// no other; every role has the same model, which takes completions, chats and JSON Schemas.
 /// Nothing leaves this machine.
 pub struct ScriptedCalls {
+    title: String,
     replies: Arc<Replies>,
     capabilities: Vec<String>,
     accepted: Vec<Example>,
@@ -142,6 +143,7 @@ impl ScriptedCalls {
     #[must_use]
     pub fn new(plugin: &Loaded, replies: &Arc<Replies>) -> Self {
         ScriptedCalls {
+            title: plugin.title(),
             replies: replies.clone(),
             capabilities: plugin.description.capabilities.clone(),
             accepted: Vec::new(),
@@ -265,10 +267,11 @@ impl HostCalls for ScriptedCalls {
     }
 
     fn log(&self, level: Level, message: &str) {
+        let plugin = &self.title;
         match level {
-            Level::Debug | Level::Info => tracing::info!("{message}"),
-            Level::Warn => tracing::warn!("{message}"),
-            Level::Error => tracing::error!("{message}"),
+            Level::Debug | Level::Info => tracing::info!(plugin, "{message}"),
+            Level::Warn => tracing::warn!(plugin, "{message}"),
+            Level::Error => tracing::error!(plugin, "{message}"),
         }
     }
 

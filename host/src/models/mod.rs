@@ -19,6 +19,8 @@ pub use provider::{Attempt, BoxFuture, Failure, FailureKind, Provider};
 pub use served::Served;
 pub use service::{Asker, Service};
 
+use crate::counted::counted;
+
 /// Why a run ends before its work is done, for a reason that is no plugin's fault. What was
 /// recorded stays, and the run can be taken up again.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +35,7 @@ pub enum Stop {
     },
     /// Too many requests in a row failed for good.
     #[error(
-        "model `{model}` failed {count} requests in a row for good, the last with: {failure}. `pacos run` goes on from here once it answers again"
+        "model `{model}` failed {} in a row for good, the last with: {failure}. `pacos run` goes on from here once it answers again", counted(*count, "request", "requests")
     )]
     Failing {
         /// Name of the model in the manifest.

@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, fmt};
 
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{Chunk, Encoding, Parser, Payload};
 
 use super::LoadError;
 
@@ -57,8 +57,8 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Reads which stage a component implements.
-pub(super) fn stage_of_component(name: &str, bytes: &[u8]) -> Result<Stage, LoadError> {
+/// Reads the names of what a component exports.
+pub(super) fn interfaces_of_component(name: &str, bytes: &[u8]) -> Result<Vec<String>, LoadError> {
     let not_component = |found: String| LoadError::NotComponent {
         name: name.to_owned(),
         found,
@@ -75,32 +75,48 @@ pub(super) fn stage_of_component(name: &str, bytes: &[u8]) -> Result<Stage, Load
     if !bytes.starts_with(b"\0asm") {
         return Err(not_component("it does not begin with \\0asm".into()));
     }
+    let damaged = |error: &dyn fmt::Display| not_component(format!("it is damaged: {error}"));
     let mut exports = Vec::new();
-    // Depth 0 is the component itself; what modules inside it export is their own affair.
-    let mut depth = 0;
-    for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(|e| not_component(format!("it is damaged: {e}")))? {
+    let mut parser = Parser::new(0);
+    let mut rest = bytes;
+    loop {
+        let chunk = parser.parse(rest, true).map_err(|e| damaged(&e))?;
+        let Chunk::Parsed { consumed, payload } = chunk else {
+            unreachable!("there is no more data than this");
+        };
+        rest = &rest[consumed..];
+        match payload {
             Payload::Version {
                 encoding: Encoding::Module,
                 ..
-            } if depth == 0 => {
+            } => {
                 return Err(not_component(
                     "it is a core module, as `wasm32-unknown-unknown` makes them".into(),
                 ));
             }
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
-            Payload::End(_) => depth -= 1,
-            Payload::ComponentExportSection(section) if depth == 0 => {
+            // What is inside is its own affair, and most of the file.
+            Payload::ModuleSection {
+                unchecked_range: inside,
+                ..
+            }
+            | Payload::ComponentSection {
+                unchecked_range: inside,
+                ..
+            } => {
+                rest = rest
+                    .get(inside.len()..)
+                    .ok_or_else(|| damaged(&"unexpected end-of-file"))?;
+            }
+            Payload::ComponentExportSection(section) => {
                 for export in section {
-                    let export =
-                        export.map_err(|e| not_component(format!("it is damaged: {e}")))?;
+                    let export = export.map_err(|e| damaged(&e))?;
                     exports.push(export.name.name.to_owned());
                 }
             }
+            Payload::End(_) => return Ok(exports),
             _ => {}
         }
     }
-    stage_among(name, &exports)
 }
 
 /// Picks the stage out of the interfaces that a plugin names.

@@ -12,6 +12,7 @@ use futures::future::join_all;
 use pacos_plugin::{Candidate, Decision, Description, Judged, Verdict};
 
 use super::{CallError, HostCalls, Instance};
+use crate::counted::counted;
 
 /// A call that broke is tried once more with so many times the compute limit before anything is
 /// put aside.
@@ -218,8 +219,9 @@ pub fn batch_limit(description: &Description) -> usize {
 pub(crate) fn check(verdicts: &[Verdict], expected: usize) -> Result<(), CallError> {
     if verdicts.len() != expected {
         return Err(CallError::Invalid(format!(
-            "{} verdicts for {expected} records",
-            verdicts.len()
+            "{} for {}",
+            counted(verdicts.len(), "verdict", "verdicts"),
+            counted(expected, "record", "records")
         )));
     }
     for verdict in verdicts {

@@ -11,7 +11,7 @@ use super::{
     places::Places,
     source,
     usage::{Meter, Metered},
-    wasm::WasmPlugin,
+    wasm::{self, Contents, FileState, WasmPlugin},
 };
 use crate::{
     manifest::{Plugin, PluginSource},
@@ -128,30 +128,24 @@ impl Loaded {
     /// Whatever keeps it from being used, before any of its code has a model to ask.
     pub async fn load(plugin: &Plugin) -> Result<Self, LoadError> {
         let name = name(&plugin.source);
-        let bytes = source::read(plugin)?;
-        let sha256 = hex(&Sha256::digest(&*bytes));
-        if let Some(expected) = &plugin.sha256
-            && *expected != sha256
-        {
-            return Err(LoadError::Checksum {
-                name,
-                expected: expected.clone(),
-                found: sha256,
-            });
-        }
-        let (carrier, stage) = if plugin.native {
-            let (library, stage) = load_library(&name, &bytes)?;
-            (Carrier::Native(library), stage)
-        } else {
-            let stage = contract::stage_of_component(&name, &bytes)?;
-            let component = WasmPlugin::load(&name, &sha256, &bytes, stage, plugin.limits.clone())?;
-            (Carrier::Wasm(component), stage)
+        let state = state(plugin);
+        let unchanged = state
+            .as_ref()
+            .and_then(|state| unchanged(&name, plugin, state));
+        let Found {
+            sha256,
+            size,
+            stage,
+            carrier,
+        } = match unchanged {
+            Some(found) => found,
+            None => read(&name, plugin, state)?,
         };
         let mut loaded = Loaded {
             description: plain::Description::new(name.clone(), ""),
             stage,
             sha256,
-            size: bytes.len() as u64,
+            size,
             recipe: plugin.clone(),
             meter: Meter::default(),
             places: Places::new(plugin.limits.all_memory_bytes as u64),
@@ -248,6 +242,74 @@ fn name(source: &PluginSource) -> String {
         PluginSource::File(path) => path.display().to_string(),
         PluginSource::Remote(remote) => remote.to_string(),
     }
+}
+
+/// What a plugin's source holds.
+struct Found {
+    sha256: String,
+    size: u64,
+    stage: Stage,
+    carrier: Carrier,
+}
+
+/// Of a file that may be taken for what it was. What is pinned is not: a pin is checked by reading.
+fn state(plugin: &Plugin) -> Option<FileState> {
+    match (&plugin.source, &plugin.sha256) {
+        (PluginSource::File(path), None) if !plugin.native => FileState::of(path),
+        _ => None,
+    }
+}
+
+/// A component whose file has not changed since it was last read.
+fn unchanged(name: &str, plugin: &Plugin, state: &FileState) -> Option<Found> {
+    let (contents, component) = wasm::unchanged(state)?;
+    let stage = contract::stage_among(name, &contents.interfaces).ok()?;
+    let component = WasmPlugin::link(name, &component, stage, plugin.limits.clone()).ok()?;
+    Some(Found {
+        sha256: contents.sha256,
+        size: contents.size,
+        stage,
+        carrier: Carrier::Wasm(component),
+    })
+}
+
+/// A plugin whose bytes are read; `state` is that of its file before.
+fn read(name: &str, plugin: &Plugin, state: Option<FileState>) -> Result<Found, LoadError> {
+    let bytes = source::read(plugin)?;
+    let (sha256, size) = (hex(&Sha256::digest(&*bytes)), bytes.len() as u64);
+    if let Some(expected) = &plugin.sha256
+        && *expected != sha256
+    {
+        return Err(LoadError::Checksum {
+            name: name.to_owned(),
+            expected: expected.clone(),
+            found: sha256,
+        });
+    }
+    let (carrier, stage) = if plugin.native {
+        let (library, stage) = load_library(name, &bytes)?;
+        (Carrier::Native(library), stage)
+    } else {
+        let interfaces = contract::interfaces_of_component(name, &bytes)?;
+        let stage = contract::stage_among(name, &interfaces)?;
+        let component = WasmPlugin::load(name, &sha256, &bytes, stage, plugin.limits.clone())?;
+        if let Some(state) = state {
+            let sha256 = sha256.clone();
+            let contents = Contents {
+                sha256,
+                size,
+                interfaces,
+            };
+            wasm::remember(state, contents);
+        }
+        (Carrier::Wasm(component), stage)
+    };
+    Ok(Found {
+        sha256,
+        size,
+        stage,
+        carrier,
+    })
 }
 
 /// Loads exactly the bytes that were hashed, from a private copy: the named file may change

@@ -20,3 +20,4 @@ pub use judging::{Judging, Surroundings, batch_limit};
 pub(crate) use loaded::hex;
 pub use loaded::{BUNDLED, Instance, Loaded};
 pub use usage::{Meter, Usage};
+pub use wasm::read_every_file;

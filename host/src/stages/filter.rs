@@ -6,6 +6,7 @@ use pacos_plugin::{Candidate, Error, Judged, Task, Verdict};
 
 use super::calls::{Grant, UnitCalls};
 use crate::{
+    counted::counted,
     ledger::Ledger,
     plugin::{CallError, HostCalls, Instance, Judging, Loaded, Surroundings},
     stages::StageError,
@@ -78,7 +79,7 @@ impl FilterStage {
             CallError::Stopped(stop) => StageError::Stopped(stop),
             error => StageError::Plugin {
                 plugin: self.name(),
-                doing: format!("judging {} records", records.len()),
+                doing: format!("judging {}", counted(records.len(), "record", "records")),
                 error,
             },
         })?;
@@ -103,9 +104,12 @@ impl Surroundings for InRun {
     }
 
     fn calls(&self, batch: &[Candidate]) -> Arc<dyn HostCalls> {
+        let place = |candidate: &Candidate| format!("{}.{}", candidate.id.unit, candidate.id.n);
         let place = match batch {
-            [one] => format!("{}.{}", one.id.unit, one.id.n),
-            _ => String::new(),
+            [] => String::new(),
+            [one] => place(one),
+            // Only the log will have it: of a filter that asks models, every batch is one record.
+            [first, .., last] => format!("{} to {}", place(first), place(last)),
         };
         let seed = batch.first().map_or(0, |candidate| candidate.seed);
         UnitCalls::new(&self.grant, place, seed, Arc::default(), 0)

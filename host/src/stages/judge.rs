@@ -13,6 +13,7 @@ use super::{
     run::roles_of,
 };
 use crate::{
+    counted::counted,
     fault,
     ledger::ItemRecord,
     plugin::{CallError, Loaded},
@@ -182,7 +183,8 @@ impl Subjects<'_> {
             .instance(&[])
             .await
             .map_err(|error| failed("starting", error))?;
-        let doing = format!("summing up {} judgements", judgements.len());
+        let count = counted(judgements.len(), "judgement", "judgements");
+        let doing = format!("summing up {count}");
         let metrics = instance
             .summarise(judgements)
             .await

@@ -27,6 +27,7 @@ pub use seeds::{SeedError, load as load_seeds};
 pub use train::{Cancel, TrainProgress, TrainStageError, Trained};
 
 use crate::{
+    counted::counted,
     ledger::{LedgerError, RunDirError},
     models::Stop,
     plugin::{CallError, LoadError},
@@ -59,7 +60,7 @@ pub enum StageError {
     RunDir(#[from] RunDirError),
     /// The generator goes on and nothing is accepted.
     #[error(
-        "the last {units} units accepted nothing ({accepted} of {target} examples so far): {reasons}. Loosen the filters, change the generator, or take what there is with --set dataset.target={accepted}"
+        "the last {} accepted nothing ({accepted} of {target} examples so far): {reasons}. Loosen the filters, change the generator, or take what there is with --set dataset.target={accepted}", counted(*units, "unit", "units")
     )]
     Barren {
         /// Units without an accepted candidate.
@@ -73,7 +74,7 @@ pub enum StageError {
     },
     /// `max_units` was reached first.
     #[error(
-        "{units} units are done, as many as [dataset] max_units allows, and {accepted} of {target} examples are accepted"
+        "{} done, as many as [dataset] max_units allows, and {accepted} of {target} examples are accepted", counted(*units, "unit is", "units are")
     )]
     OutOfUnits {
         /// The limit.
@@ -99,7 +100,7 @@ pub enum StageError {
     },
     /// Too many records break a filter.
     #[error(
-        "{count} records broke a filter, more than max_quarantined = {limit}; the last: {last}"
+        "{} broke a filter, more than max_quarantined = {limit}; the last: {last}", counted(*count, "record", "records")
     )]
     TooManyQuarantined {
         /// How many.

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use pacos_plugin::{Metric, Task};
@@ -166,7 +166,14 @@ pub async fn run(
 ) -> Result<Outcome, RunError> {
     let ledger = run_dir.ledger()?;
     let meters = Meters::of(&prepared);
-    let outcome = run_stages(prepared, run_dir, &ledger, options, watch, &meters).await;
+    let stages = run_stages(prepared, run_dir, &ledger, options, watch, &meters);
+    let mut stages = std::pin::pin!(stages);
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut stages => break outcome,
+            () = tokio::time::sleep(RECORD_EVERY) => meters.record(&ledger).await?,
+        }
+    };
     if let Err(RunError::OtherRun(_)) = outcome {
         return outcome;
     }
@@ -270,6 +277,9 @@ async fn run_stages(
         evaluated,
     })
 }
+
+/// How often the counts of plugins are written down: no more of them is lost to a kill.
+const RECORD_EVERY: Duration = Duration::from_secs(2);
 
 /// The counts of all plugins of a recipe, with place, name and version.
 struct Meters(Vec<(String, String, Meter)>);

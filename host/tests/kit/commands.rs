@@ -126,7 +126,7 @@ fn run_puts_aside_a_record_that_breaks_the_plugin() {
         assert!(lines[line].get("decision").is_some(), "{lines:?}");
     }
     assert!(
-        stderr(&output).ends_with("failed 1 times; the lines with \"error\" say how\n"),
+        stderr(&output).ends_with("failed 1 time; the lines with \"error\" say how\n"),
         "{}",
         stderr(&output)
     );
@@ -289,4 +289,75 @@ fn bench_measures_two_carriers_of_one_plugin_in_turn() {
         stderr(&output),
         "error: rouge-l 0.1.0 is a filter, and self-instruct 0.1.0 a generator: the same work is wanted of both\n"
     );
+}
+
+/// What `inspect` says of a component, with a cache of its own.
+fn inspected(cache: &Path, file: &Path) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pacos"));
+    command.env("PACOS_CACHE", cache);
+    command.args(["plugin", "inspect", "--json"]).arg(file);
+    let output = command.output().unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    serde_json::from_str(&stdout(&output)).unwrap()
+}
+
+/// A file that has not changed is not read again; whatever changes in it is seen.
+#[cfg(unix)]
+#[test]
+fn a_changed_file_is_another_plugin_however_like_the_old_one_it_looks() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, file) = (
+        folder.path().join("cache"),
+        folder.path().join("plugin.wasm"),
+    );
+    let bytes = std::fs::read(component("hostile-generator")).unwrap();
+    std::fs::write(&file, &bytes).unwrap();
+    // What has changed just now is never taken for known.
+    let settle = || std::thread::sleep(std::time::Duration::from_millis(3200));
+    settle();
+    let first = inspected(&cache, &file);
+    assert_eq!(first["name"], "hostile-generator");
+
+    let known = || {
+        let files = std::fs::read_dir(cache.join("components")).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        let mut known = files.filter(|file| file.extension() == Some("known".as_ref()));
+        known.next().expect("the file is known")
+    };
+    let whole = std::fs::read_to_string(known()).unwrap();
+    for damaged in [
+        "",
+        "{",
+        &whole[..whole.len() / 2],
+        &whole.replace("generator@", "g@"),
+    ] {
+        std::fs::write(known(), damaged).unwrap();
+        assert_eq!(inspected(&cache, &file), first);
+    }
+
+    // Another name of the same length, at the same size and the same time of modification.
+    let modified = std::fs::metadata(&file).unwrap().modified().unwrap();
+    let mut other = bytes.clone();
+    let name = b"hostile-generator";
+    let places = (0..bytes.len() - name.len()).filter(|at| bytes[*at..].starts_with(name));
+    for at in places {
+        other[at..at + name.len()].copy_from_slice(b"hostile-generatos");
+    }
+    std::fs::write(&file, &other).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(&file)
+        .and_then(|file| file.set_modified(modified))
+        .unwrap();
+    let second = inspected(&cache, &file);
+    assert_eq!(second["name"], "hostile-generatos");
+    assert_ne!(second["sha256"], first["sha256"]);
+
+    // That it is not read again: it is believed to be what it is known as.
+    settle();
+    inspected(&cache, &file);
+    let text = std::fs::read_to_string(known()).unwrap();
+    let sha256 = |about: &Value| about["sha256"].as_str().unwrap().to_owned();
+    std::fs::write(known(), text.replace(&sha256(&second), &sha256(&first))).unwrap();
+    assert_eq!(inspected(&cache, &file)["name"], "hostile-generator");
 }

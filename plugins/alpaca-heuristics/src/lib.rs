@@ -57,8 +57,10 @@ mod answer;
 mod config;
 mod fields;
 mod instruction;
+mod phrases;
 mod python_text;
 mod repetition;
+mod rules;
 mod wording;
 
 use pacos_plugin::{
@@ -66,10 +68,11 @@ use pacos_plugin::{
 };
 
 pub use config::{Config, Mode};
-use fields::Fields;
+use fields::{Fields, Text};
+use rules::Rules;
 
 /// Looks at a record; a sentence says what is wrong with it.
-type Check = fn(&Fields, &Config) -> Option<String>;
+type Check = fn(&Fields, &Rules) -> Option<String>;
 
 /// Codes and checks, in the order in which they are made.
 const CHECKS: [(&str, Check); 21] = [
@@ -106,7 +109,7 @@ const NO_INPUT_MARKER: &str = "no-input-marker";
 
 /// The filter.
 pub struct AlpacaHeuristics {
-    config: Config,
+    rules: Rules,
 }
 
 impl Plugin for AlpacaHeuristics {
@@ -121,7 +124,7 @@ impl Plugin for AlpacaHeuristics {
         let problems = config.problems(&codes);
         if problems.is_empty() {
             Ok(AlpacaHeuristics {
-                config: config.resolved(),
+                rules: Rules::new(config.resolved()),
             })
         } else {
             Err(problems)
@@ -138,11 +141,11 @@ impl Filter for AlpacaHeuristics {
 impl AlpacaHeuristics {
     fn verdict(&self, payload: &Payload) -> Verdict {
         let mut fields = Fields::of(payload);
-        let strict = self.config.mode == Mode::Strict;
-        let marker = fields.input;
+        let strict = self.rules.config.mode == Mode::Strict;
+        let marker = fields.input.text;
         let mend = strict && self.makes(NO_INPUT_MARKER) && wording::is_no_input_marker(marker);
         if mend {
-            fields.input = "";
+            fields.input = Text::from("");
         }
         let checks = if strict {
             &CHECKS[..]
@@ -152,28 +155,27 @@ impl AlpacaHeuristics {
         let found = checks
             .iter()
             .filter(|(code, _)| self.makes(code))
-            .find_map(|(code, check)| Some((code, check(&fields, &self.config)?)));
+            .find_map(|(code, check)| Some((code, check(&fields, &self.rules)?)));
         let verdict = match found {
             Some((code, message)) => Verdict::drop(*code, message),
             None if mend => {
                 let message = format!("the input \"{marker}\" says that there is none");
-                let task = Task::new(fields.instruction, "", fields.output);
+                let task = Task::new(fields.instruction.text, "", fields.output.text);
                 Verdict::edit(Payload::Task(task), NO_INPUT_MARKER, message)
             }
             None => Verdict::keep(),
         };
-        let words = |text| python_text::words(text).count() as f64;
-        let verdict = verdict.score("words", words(fields.instruction));
+        let verdict = verdict.score("words", fields.instruction.words.len() as f64);
         if !strict {
             return verdict;
         }
         verdict
-            .score("input_words", words(fields.input))
-            .score("output_words", words(fields.output))
+            .score("input_words", fields.input.words.len() as f64)
+            .score("output_words", fields.output.words.len() as f64)
     }
 
     fn makes(&self, code: &str) -> bool {
-        !self.config.skip.iter().any(|skipped| skipped == code)
+        !self.rules.config.skip.iter().any(|skipped| skipped == code)
     }
 }
 

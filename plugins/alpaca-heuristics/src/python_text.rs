@@ -1,5 +1,7 @@
 //! Text as Python's `str` and `re` see it.
 
+use std::borrow::Cow;
+
 /// Unicode's `White_Space` and the four information separators that Python adds to it.
 pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
@@ -15,34 +17,24 @@ pub(crate) fn strip(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
-/// Whether `re.search(r"\b(PHRASE)\b", text, re.IGNORECASE)` finds something; `phrase` is lower-case
-/// ASCII letters and spaces.
-pub(crate) fn has_phrase(text: &str, phrase: &str) -> bool {
-    text.char_indices().any(|(start, _)| {
-        let mut rest = text[start..].chars();
-        let matches = phrase
-            .chars()
-            .all(|wanted| rest.next().is_some_and(|found| same_letter(found, wanted)));
-        matches
-            && !text[..start].chars().next_back().is_some_and(is_word)
-            && !rest.next().is_some_and(is_word)
-    })
-}
-
-/// Equality under `re.IGNORECASE` for an ASCII letter in lower case: five characters beyond ASCII
-/// fold to one (seen by trying every code point in CPython 3.11).
-fn same_letter(found: char, wanted: char) -> bool {
-    match found {
-        '\u{130}' | '\u{131}' => wanted == 'i',
-        '\u{17f}' => wanted == 's',
-        '\u{212a}' => wanted == 'k',
-        _ => found.to_ascii_lowercase() == wanted,
+/// A text in which what `re.IGNORECASE` takes for an ASCII letter is one: four characters beyond
+/// ASCII are equal to one there (seen by trying every code point in CPython 3.11).
+pub(crate) fn folded(text: &str) -> Cow<'_, str> {
+    let letter = |c| match c {
+        '\u{130}' | '\u{131}' => 'i',
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other,
+    };
+    match !text.is_ascii() && text.contains(|c| letter(c) != c) {
+        true => text.chars().map(letter).collect(),
+        false => text.into(),
     }
 }
 
 /// `\w`: letters, numbers and the underscore. Rust also counts marks and signs that stand for
 /// letters, which Python does not.
-fn is_word(c: char) -> bool {
+pub(crate) fn is_word(c: char) -> bool {
     let mark = || {
         let place = ALPHABETIC_MARKS.partition_point(|&(_, last)| last < c as u32);
         ALPHABETIC_MARKS
@@ -112,44 +104,6 @@ const ALPHABETIC_MARKS: &[(u32, u32)] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn phrases_are_whole_words_in_any_case() {
-        for (text, phrase, found) in [
-            ("Describe the Image.", "image", true),
-            ("Explain imagery", "image", false),
-            ("two images", "image", false),
-            ("image_file", "image", false),
-            ("image-file", "image", true),
-            ("the preimage image", "image", true),
-            ("Go to bed", "go to", true),
-            ("go  to bed", "go to", false),
-            ("ergo to", "go to", false),
-            ("IMAGE", "image", true),
-        ] {
-            assert_eq!(has_phrase(text, phrase), found, "{text}: {phrase}");
-        }
-    }
-
-    // Expectations printed by CPython 3.11's `re`.
-    #[test]
-    fn letters_and_word_borders_beyond_ascii_are_pythons() {
-        for (text, phrase, found) in [
-            ("an \u{130}mage", "image", true),
-            ("an \u{131}mage", "image", true),
-            ("file\u{17f}", "files", true),
-            ("図map図", "map", false),
-            ("、map。", "map", true),
-            ("mape\u{301}", "map", false),
-            ("map\u{301}", "map", true),
-            ("map\u{93e}", "map", true),
-            ("map\u{24b6}", "map", true),
-            ("map²", "map", false),
-            ("map\u{200d}", "map", true),
-        ] {
-            assert_eq!(has_phrase(text, phrase), found, "{text}: {phrase}");
-        }
-    }
 
     #[test]
     fn words_are_parted_by_pythons_whitespace() {

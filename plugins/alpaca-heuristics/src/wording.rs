@@ -1,10 +1,6 @@
 //! Traces that the making of a task left in its text, and inputs that no text has.
 
-use crate::{
-    config::Config,
-    fields::Fields,
-    python_text::{has_phrase, strip},
-};
+use crate::{fields::Fields, python_text::strip, rules::Rules};
 
 /// How instructions point at what does not come with them.
 pub(crate) const ATTACHMENT_PHRASES: [&str; 14] = [
@@ -27,9 +23,13 @@ pub(crate) const ATTACHMENT_PHRASES: [&str; 14] = [
 /// Words after an opening bracket that make it a blank to be filled in.
 const BLANKS: [&str; 6] = ["insert", "your", "enter", "paste", "placeholder", "attach"];
 
-pub(crate) fn merged_task(fields: &Fields, _: &Config) -> Option<String> {
-    fields.named().into_iter().find_map(|(name, text)| {
-        let marker = numbered_field(text).or_else(|| headed_field(text))?;
+pub(crate) fn merged_task(fields: &Fields, _: &Rules) -> Option<String> {
+    fields.named().into_iter().find_map(|(name, field)| {
+        // All labels end with it.
+        if !field.has(":") {
+            return None;
+        }
+        let marker = numbered_field(field.text).or_else(|| headed_field(field.text))?;
         Some(format!(
             "the {name} goes on with \"{marker}\", which begins another task"
         ))
@@ -42,10 +42,13 @@ fn numbered_field(text: &str) -> Option<&str> {
         let number = text[..dot]
             .trim_end_matches(|c: char| c.is_ascii_digit())
             .len();
+        if number == dot {
+            return None;
+        }
         let label = text[dot + 1..].trim_start();
         let length = field_label(label, &["instruction:", "input:", "output:"])?;
         let end = text.len() - label.len() + length;
-        (number < dot).then(|| &text[number..end])
+        Some(&text[number..end])
     })
 }
 
@@ -60,24 +63,27 @@ fn headed_field(text: &str) -> Option<&str> {
 
 /// The length of the label that `text` begins with.
 fn field_label(text: &str, labels: &[&str]) -> Option<usize> {
-    let begins = |label: &&&str| {
-        let beginning = text.get(..label.len());
-        beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(label))
-    };
-    labels.iter().find(begins).map(|label| label.len())
+    let mut labels = labels.iter();
+    labels
+        .find(|label| begins_with(text, label))
+        .map(|label| label.len())
 }
 
-pub(crate) fn control_character(fields: &Fields, _: &Config) -> Option<String> {
-    fields.named().into_iter().find_map(|(name, text)| {
-        let stray = |c: &char| *c == '\u{fffd}' || (c.is_control() && !"\t\n\r".contains(*c));
-        let found = text.chars().find(stray)?;
+/// Whether a text begins with an ASCII word, in any case.
+fn begins_with(text: &str, word: &str) -> bool {
+    let beginning = text.get(..word.len());
+    beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(word))
+}
+
+pub(crate) fn control_character(fields: &Fields, _: &Rules) -> Option<String> {
+    fields.named().into_iter().find_map(|(name, field)| {
+        let found = field.stray?;
         Some(format!("the {name} has U+{:04X}", found as u32))
     })
 }
 
 /// Whether the whole text says that there is no input, in any of the usual spellings.
 pub(crate) fn is_no_input_marker(text: &str) -> bool {
-    let text = text.to_lowercase();
     let bare = text.trim_matches(|c: char| !c.is_alphanumeric());
     let spellings = [
         "noinput",
@@ -93,26 +99,30 @@ pub(crate) fn is_no_input_marker(text: &str) -> bool {
         "null",
         "not applicable",
     ];
-    spellings.contains(&bare)
+    let mut spellings = spellings.iter();
+    spellings.any(|spelling| bare.eq_ignore_ascii_case(spelling))
 }
 
-pub(crate) fn no_input_marker(fields: &Fields, _: &Config) -> Option<String> {
-    fields.named().into_iter().find_map(|(name, text)| {
-        let lower = text.to_lowercase();
-        let bracketed = ["<no input>", "[no input]", "(no input)", "{no input}"];
-        let marker = bracketed.into_iter().find(|marker| lower.contains(marker));
-        let marker = marker.or_else(|| has_phrase(text, "noinput").then_some("noinput"))?;
+pub(crate) fn no_input_marker(fields: &Fields, rules: &Rules) -> Option<String> {
+    fields.named().into_iter().find_map(|(name, field)| {
+        let bracketed = || rules.no_input_in_brackets.anywhere(field.text);
+        let bracketed = field.has("<[({").then(bracketed).flatten();
+        let marker = bracketed.or_else(|| rules.no_input.as_words(field))?;
         Some(format!("the {name} has \"{marker}\" in its text"))
     })
 }
 
-pub(crate) fn placeholder_input(fields: &Fields, _: &Config) -> Option<String> {
+pub(crate) fn placeholder_input(fields: &Fields, _: &Rules) -> Option<String> {
     // Not in outputs: a letter to be signed `[Your name]` is a fine answer.
     let [instruction, input, _] = fields.named();
-    [instruction, input].into_iter().find_map(|(name, text)| {
-        let blank = text.match_indices(['[', '<', '{']).find_map(|(at, _)| {
-            let inside = text[at + 1..].to_ascii_lowercase();
-            BLANKS.into_iter().find(|blank| inside.starts_with(blank))
+    [instruction, input].into_iter().find_map(|(name, field)| {
+        if !field.has("[<{") {
+            return None;
+        }
+        let mut brackets = field.text.match_indices(['[', '<', '{']);
+        let blank = brackets.find_map(|(at, _)| {
+            let inside = &field.text[at + 1..];
+            BLANKS.into_iter().find(|blank| begins_with(inside, blank))
         })?;
         Some(format!(
             "the {name} has a blank to be filled in (\"{blank} ...\")"
@@ -120,8 +130,8 @@ pub(crate) fn placeholder_input(fields: &Fields, _: &Config) -> Option<String> {
     })
 }
 
-pub(crate) fn web_input(fields: &Fields, _: &Config) -> Option<String> {
-    let input = strip(fields.input);
+pub(crate) fn web_input(fields: &Fields, _: &Rules) -> Option<String> {
+    let input = strip(fields.input.text);
     let address = ["http://", "https://", "www."]
         .iter()
         .any(|scheme| input.starts_with(scheme));
@@ -129,8 +139,7 @@ pub(crate) fn web_input(fields: &Fields, _: &Config) -> Option<String> {
         .then(|| format!("the input is the address {input}"))
 }
 
-pub(crate) fn needs_attachment(fields: &Fields, config: &Config) -> Option<String> {
-    let mut phrases = config.attachment_phrases.iter();
-    let phrase = phrases.find(|phrase| has_phrase(fields.instruction, phrase))?;
+pub(crate) fn needs_attachment(fields: &Fields, rules: &Rules) -> Option<String> {
+    let phrase = rules.attachments.as_words(&fields.instruction)?;
     Some(format!("the instruction points at \"{phrase}\""))
 }

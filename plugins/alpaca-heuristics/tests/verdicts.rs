@@ -139,6 +139,77 @@ fn outputs_that_teach_nothing_are_dropped() {
 }
 
 #[test]
+fn letters_beyond_ascii_are_compared_as_each_check_does() {
+    let code_of = |instruction: &str, input, output| strict(instruction, input, output).code;
+    // Phrases of instructions and `noinput` by Python's `re.IGNORECASE`.
+    for (instruction, code) in [
+        ("Say what the \u{130}MAGE means.", "needs-other-media"),
+        ("Say what the file\u{17f} mean.", "needs-other-media"),
+        ("Say what the éimage means.", "kept"),
+        ("Say what the e\u{301}image means.", "needs-other-media"),
+        ("Say what the «image» means.", "needs-other-media"),
+        ("Say what n'image and map² mean.", "needs-other-media"),
+        ("Say what map² means.", "kept"),
+        ("Say what this lin\u{212a} means.", "needs-attachment"),
+        ("Say what this means: no\u{131}nput", "no-input-marker"),
+    ] {
+        assert_eq!(code_of(instruction, "", "Yes"), code, "{instruction}");
+    }
+    // Everything else in the lower case of Unicode, in which `İ` is longer than `i`.
+    for (output, code) in [
+        ("<NO INPUT> is what it says.", "no-input-marker"),
+        ("<NO \u{130}NPUT> is what it says.", "kept"),
+        ("<\u{130}MG src='cat'> is what it says.", "kept"),
+        ("I\u{2019}M SORRY, but as I said, no.", "refusal"),
+        ("\u{130}'m sorry, but as I said, no.", "kept"),
+        ("É É é É é é", "repetition-loop"),
+        ("ΟΔΟΣ οδος ΟΔΟΣ. οδος ΟΔΟΣ οδος", "kept"),
+        ("ΟΔΟΣ οδος ΟΔΟΣ οδος ΟΔΟΣ οδος", "repetition-loop"),
+        ("\u{212a} k \u{212a} k K k", "repetition-loop"),
+        ("T\u{d6}DO", "kept"),
+    ] {
+        assert_eq!(code_of_output(output), code, "{output}");
+    }
+    // The 160 characters of a refusal are not bytes.
+    let before = "é".repeat(150 - 1) + " ";
+    assert_eq!(code_of_output(&format!("{before}I'm unable to.")), "kept");
+    let before = "é".repeat(147 - 1) + " ";
+    assert_eq!(
+        code_of_output(&format!("{before}I'm unable to.")),
+        "refusal"
+    );
+}
+
+#[test]
+fn of_several_findings_the_first_of_the_list_is_told() {
+    let message = |instruction| strict(instruction, "", "Yes").message;
+    for (instruction, phrase) in [
+        ("Say where the maps and the image are.", "image"),
+        ("Say where imaged maps and a MAP are.", "map"),
+    ] {
+        let told = format!("the instruction has \"{phrase}\"");
+        assert_eq!(message(instruction), told, "{instruction}");
+    }
+    assert_eq!(
+        message("Say where the following link below leads."),
+        "the instruction points at \"following link\""
+    );
+    assert_eq!(
+        message("Say where to find this link"),
+        "the instruction points at \"this link\""
+    );
+    let verdict = strict(
+        INSTRUCTION,
+        "Oui",
+        "So, Sorry, I cannot assist: no, I can't assist.",
+    );
+    assert_eq!(
+        verdict.message,
+        "the output begins with \"sorry, i cannot\""
+    );
+}
+
+#[test]
 fn a_refusal_further_on_is_a_story() {
     let story = "She read the letter to the end, and read it again, word by word, with the window open and the rain coming in over the sill, before the last line: ";
     assert_eq!(

@@ -40,7 +40,7 @@ pub(super) fn build_component(project: &Project, output: &Path) -> Result<(), Bu
     run("the C compiler for WASM", &mut compiler)?;
     let bytes = fs::read(&module).map_err(io_error("read", &module))?;
     let wit = project.folder.join("pacos/wit");
-    let built = component(bytes, &wit, &world(project)).map_err(|error| BuildError::Project {
+    let built = component(&bytes, &wit, &world(project)).map_err(|error| BuildError::Project {
         path: project.folder.join("src"),
         message: format!("the plugin does not fit its contract: {error:#}"),
     })?;

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use wasm_encoder::{
-    CodeSection, ExportKind, ExportSection, Function, FunctionSection, Module, TypeSection, ValType,
+    CodeSection, ExportKind, ExportSection, Function, FunctionSection, Module, RawSection,
+    TypeSection, ValType,
 };
 use wasmparser::{Imports, Parser, Payload, TypeRef};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
@@ -34,8 +35,10 @@ pub(super) struct Built {
 }
 
 /// Makes a component of a core module, whose functions have the names that bindings give them,
-/// for a world of the contract in `wit`.
-pub(super) fn component(mut module: Vec<u8>, wit: &Path, world: &str) -> anyhow::Result<Built> {
+/// for a world of the contract in `wit`. Debug information is left out: the C library brings a
+/// megabyte of its own. The names of functions stay.
+pub(super) fn component(module: &[u8], wit: &Path, world: &str) -> anyhow::Result<Built> {
+    let mut module = without_debug_information(module)?;
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(wit)?;
     let world = resolve.select_world(&[package], Some(world))?;
@@ -52,6 +55,25 @@ pub(super) fn component(mut module: Vec<u8>, wit: &Path, world: &str) -> anyhow:
         bytes: encoder.encode()?,
         denied: names.filter(|name| !ORDINARY.contains(&&**name)).collect(),
     })
+}
+
+fn without_debug_information(module: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut kept = Module::new();
+    for payload in Parser::new(0).parse_all(module) {
+        let payload = payload?;
+        if let Payload::CustomSection(section) = &payload
+            && section.name().starts_with(".debug_")
+        {
+            continue;
+        }
+        if let Some((id, range)) = payload.as_section() {
+            kept.section(&RawSection {
+                id,
+                data: &module[range],
+            });
+        }
+    }
+    Ok(kept.finish())
 }
 
 /// A function that a module imports.

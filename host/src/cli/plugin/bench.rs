@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::subject::{self, PLUGIN, SubjectArgs, USAGE};
 use crate::{
     cli::Failed,
+    counted::counted,
     kit::bench::{self, Measured, Memory, Spread, Work},
     plugin::{Loaded, Stage},
     stages,
@@ -128,18 +129,16 @@ fn unit_of_work(stage: Stage) -> &'static str {
 fn print(subjects: &[Subject], measured: &[Measured], work: Work, seeds: usize) {
     let stage = subjects[0].loaded.stage;
     let unit = unit_of_work(stage);
-    let Work {
-        batch,
-        records,
-        rounds,
-    } = work;
-    let size = bench::record_bytes(work);
+    let rounds = counted(work.rounds, "round", "rounds");
+    let records = counted(work.records, unit, &format!("{unit}s"));
     match stage {
-        Stage::Filter => {
-            println!("{rounds} rounds of {records} {unit}s of {size} bytes, in batches of {batch}")
-        }
-        Stage::Generator => println!("{rounds} rounds of {records} {unit}s, 20 tasks in a reply"),
-        Stage::Evaluator => println!("{rounds} rounds of {records} {unit}s, three answers each"),
+        Stage::Filter => println!(
+            "{rounds} of {records} of {} bytes, in batches of {}",
+            bench::record_bytes(work),
+            work.batch
+        ),
+        Stage::Generator => println!("{rounds} of {records}, 20 tasks in a reply"),
+        Stage::Evaluator => println!("{rounds} of {records}, three answers each"),
     }
     for (subject, measured) in subjects.iter().zip(measured) {
         let carrier = match subject.loaded.recipe.native {
@@ -156,7 +155,10 @@ fn print(subjects: &[Subject], measured: &[Measured], work: Work, seeds: usize) 
         let instance = in_units(measured.instance, 1e3);
         match stage {
             Stage::Evaluator => println!("  instance    {instance} ms"),
-            _ => println!("  instance    {instance} ms, with {seeds} seeds"),
+            _ => println!(
+                "  instance    {instance} ms, with {}",
+                counted(seeds, "seed", "seeds")
+            ),
         }
         println!("  a {:<9} {} µs", unit, in_units(measured.record, 1e6));
         let Spread {

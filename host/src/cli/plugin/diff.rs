@@ -10,6 +10,7 @@ use serde_json::json;
 use super::subject::{PLUGIN, SubjectArgs, USAGE};
 use crate::{
     cli::{Failed, recorded},
+    counted::counted,
     kit::{Disagreement, Driver, Judging, Verdicts, script::Replies},
     ledger::{Ledger, LedgerError},
     plugin::Stage,
@@ -110,7 +111,8 @@ pub(super) async fn diff(args: DiffArgs) -> Result<(), Failed> {
         return Ok(());
     }
     println!("A  {a_title}\nB  {b_title}");
-    println!("{} candidates of {}\n", candidates.len(), dir.display());
+    let count = counted(candidates.len(), "candidate", "candidates");
+    println!("{count} of {}\n", dir.display());
     println!("{:12} {:>9} {:>9}", "", "B keeps", "B drops");
     let both = found.both_keep + found.other_form.len();
     println!("{:12} {both:>9} {:>9}", "A keeps", found.only_a.len());

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::subject::{self, PLUGIN, SubjectArgs, USAGE};
 use crate::{
-    cli::Failed,
+    cli::{Failed, output},
+    counted::counted,
     kit::{Driver, Judging, lines},
     plugin::{Loaded, Stage},
 };
@@ -166,9 +167,10 @@ impl Output {
     }
 
     fn write(&mut self, line: &Value) -> Result<(), Failed> {
-        writeln!(self.out, "{line}")
-            .context("cannot write to standard output")
-            .map_err(|error| Failed::Other(error, 5))
+        match writeln!(self.out, "{line}") {
+            Ok(()) => Ok(()),
+            Err(error) => output::ended(&error),
+        }
     }
 
     fn bad_line(&mut self, number: usize, error: String) -> Result<(), Failed> {
@@ -187,11 +189,17 @@ impl Output {
         match (broken, bad) {
             (0, 0) => Ok(()),
             (0, bad) => Err(Failed::Other(
-                anyhow!("{bad} lines could not be read; the others went through"),
+                anyhow!(
+                    "{} could not be read; the others went through",
+                    counted(bad, "line", "lines")
+                ),
                 USAGE,
             )),
             (broken, _) => Err(Failed::Other(
-                anyhow!("{title} failed {broken} times; the lines with \"error\" say how"),
+                anyhow!(
+                    "{title} failed {}; the lines with \"error\" say how",
+                    counted(broken, "time", "times")
+                ),
                 PLUGIN,
             )),
         }

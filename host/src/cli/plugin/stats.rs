@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::{
     cli::{Failed, recorded},
+    counted::counted,
     plugin::Usage,
 };
 
@@ -72,14 +73,14 @@ fn row(stage: &str, plugin: &str, usage: &Usage) -> String {
         bytes => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
     };
     let failures: Vec<String> = [
-        (usage.traps, "traps"),
-        (usage.timeouts, "time-outs"),
-        (usage.invalid, "invalid answers"),
-        (usage.errors, "errors"),
+        (usage.traps, "trap", "traps"),
+        (usage.timeouts, "time-out", "time-outs"),
+        (usage.invalid, "invalid answer", "invalid answers"),
+        (usage.errors, "error", "errors"),
     ]
     .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, name)| format!("{count} {name}"))
+    .filter(|(count, ..)| *count > 0)
+    .map(|(count, one, many)| counted(count, one, many))
     .collect();
     let failures = match failures.is_empty() {
         true => "none".to_owned(),

@@ -23,8 +23,13 @@ pub(super) fn places(error: &wasmtime::Error) -> String {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
         return String::new();
     };
-    let symbols = backtrace.frames().iter().flat_map(|frame| frame.symbols());
-    let mut places: Vec<String> = symbols.filter_map(place).collect();
+    let frames = backtrace.frames().iter();
+    let mut places: Vec<String> = frames
+        .flat_map(|frame| {
+            let symbols = frame.symbols().iter();
+            symbols.filter_map(|symbol| place(symbol, frame.func_name()))
+        })
+        .collect();
     // A recursion is one place.
     places.dedup();
     let more = places.len().saturating_sub(MOST_PLACES);
@@ -35,12 +40,14 @@ pub(super) fn places(error: &wasmtime::Error) -> String {
     places.concat()
 }
 
-fn place(symbol: &FrameSymbol) -> Option<String> {
+/// `function` is what the module calls the function that the frame is of. Of such a one, unlike of
+/// those that were inlined into it, tables of lines have no name.
+fn place(symbol: &FrameSymbol, function: Option<&str>) -> Option<String> {
     let file = symbol.file()?.replace('\\', "/");
     // Where a crate is built with its sources renamed, the standard library begins its path.
     let own = !OTHERS.iter().any(|folder| file.contains(folder)) && !file.starts_with("std/");
     let line = symbol.line().filter(|line| *line > 0)?;
-    let name = symbol.name().map_or_else(
+    let name = symbol.name().or(function).map_or_else(
         || "?".to_owned(),
         // `{:#}`: without the hash at the end.
         |name| format!("{:#}", rustc_demangle::demangle(name)),

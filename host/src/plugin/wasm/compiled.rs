@@ -16,15 +16,19 @@ use std::{
 
 use wasmtime::{Engine, component::Component};
 
+use super::known;
 use crate::cache;
 
 /// What all compiled components together may take; the least recently used are removed first.
 const MOST_BYTES: u64 = 2 << 30;
 
 /// How the name of a file begins that is still being written.
-const NEW: &str = ".new-";
+pub(super) const NEW: &str = ".new-";
 /// What is being written for longer than this was left by a process that was killed.
 const LONGEST_WRITE: Duration = Duration::from_secs(3600);
+
+/// What is known of a file is forgotten when it is so old; with the file it would not be.
+const LONGEST_KNOWN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Where compiled components are kept.
 pub(super) struct CompiledComponents {
@@ -48,6 +52,10 @@ impl CompiledComponents {
         }
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     #[cfg(test)]
     fn at(folder: &Path) -> Self {
         private(folder).expect("a temporary folder is private");
@@ -67,27 +75,10 @@ impl CompiledComponents {
         sha256: &str,
         bytes: &[u8],
     ) -> wasmtime::Result<Component> {
-        let file = self.file(engine, sha256);
-        if file.exists() {
-            // SAFETY: `private` has seen that nobody else may write into this folder, and only
-            // `keep` writes there, whole files that `Component::serialize` gave. They are never
-            // written over, so that what is mapped does not change. A file of another build of
-            // wasmtime has another name, and wasmtime would refuse it besides.
-            match unsafe { Component::deserialize_file(engine, &file) } {
-                Ok(component) => {
-                    // For `make_room`: used just now.
-                    let touched =
-                        File::open(&file).and_then(|file| file.set_modified(SystemTime::now()));
-                    if let Err(error) = touched {
-                        tracing::debug!("{}: {error}", file.display());
-                    }
-                    return Ok(component);
-                }
-                Err(error) => {
-                    tracing::debug!("{} is not used, and made again: {error:#}", file.display())
-                }
-            }
+        if let Some(component) = self.kept(engine, sha256) {
+            return Ok(component);
         }
+        let file = self.file(engine, sha256);
         let component = Component::new(engine, bytes)?;
         if let Err(error) = self.keep(&file, &component) {
             tracing::warn!(
@@ -96,6 +87,33 @@ impl CompiledComponents {
             );
         }
         Ok(component)
+    }
+
+    /// The component, if its compiled form is kept.
+    pub(super) fn kept(&self, engine: &Engine, sha256: &str) -> Option<Component> {
+        let file = self.file(engine, sha256);
+        if !file.exists() {
+            return None;
+        }
+        // SAFETY: `private` has seen that nobody else may write into this folder, and only
+        // `keep` writes there, whole files that `Component::serialize` gave. They are never
+        // written over, so that what is mapped does not change. A file of another build of
+        // wasmtime has another name, and wasmtime would refuse it besides.
+        match unsafe { Component::deserialize_file(engine, &file) } {
+            Ok(component) => {
+                // For `make_room`: used just now.
+                let touched =
+                    File::open(&file).and_then(|file| file.set_modified(SystemTime::now()));
+                if let Err(error) = touched {
+                    tracing::debug!("{}: {error}", file.display());
+                }
+                Some(component)
+            }
+            Err(error) => {
+                tracing::debug!("{} is not used, and made again: {error:#}", file.display());
+                None
+            }
+        }
     }
 
     fn file(&self, engine: &Engine, sha256: &str) -> PathBuf {
@@ -131,8 +149,9 @@ impl CompiledComponents {
             };
             let path = entry.path();
             let half_written = entry.file_name().to_string_lossy().starts_with(NEW);
+            let known = path.extension().is_some_and(|end| end == known::EXTENSION);
             let age = about.modified()?.elapsed().unwrap_or_default();
-            if half_written && age > LONGEST_WRITE {
+            if half_written && age > LONGEST_WRITE || known && age > LONGEST_KNOWN {
                 fs::remove_file(&path)?;
                 continue;
             }

@@ -7,6 +7,7 @@ mod compiled;
 mod convert;
 mod denied;
 mod imports;
+mod known;
 mod said;
 mod time;
 
@@ -31,6 +32,8 @@ use wasmtime_wasi::{
     random::Deterministic,
 };
 
+pub use self::known::read_every_file;
+pub(super) use self::known::{Contents, FileState};
 use self::{
     bindings::{
         evaluator::{EvaluatorPlugin, EvaluatorPluginPre},
@@ -108,6 +111,13 @@ impl WasiView for State {
 #[error("out of compute time")]
 struct OutOfTime(Duration);
 
+fn not_started(name: &str, error: &wasmtime::Error) -> LoadError {
+    LoadError::Start {
+        name: name.to_owned(),
+        message: format!("{error:#}"),
+    }
+}
+
 /// A compiled component, ready to make instances.
 pub(super) struct WasmPlugin {
     pre: Pre,
@@ -126,36 +136,71 @@ enum Exports {
     Evaluator(EvaluatorPlugin),
 }
 
-/// What every component may import: a closed WASI, and the host's side of the contract.
-fn linker() -> wasmtime::Result<&'static Linker<State>> {
-    static LINKER: OnceLock<Linker<State>> = OnceLock::new();
-    if let Some(linker) = LINKER.get() {
+/// What a component may import: the host's side of the contract, and a closed WASI. The latter,
+/// which takes a third of a millisecond to put together, only for one that asks for it.
+fn linker(component: &Component) -> wasmtime::Result<&'static Linker<State>> {
+    static LINKERS: [OnceLock<Linker<State>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let wanted = component.component_type();
+    let wasi = wanted
+        .imports(engine())
+        .any(|(name, _)| name.starts_with("wasi:"));
+    let made = &LINKERS[usize::from(wasi)];
+    if let Some(linker) = made.get() {
         return Ok(linker);
     }
     let mut linker = Linker::<State>::new(engine());
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    linker.allow_shadowing(true);
-    monotonic_clock::add_to_linker::<_, HasSleepless>(&mut linker, |state: &mut State| {
-        Sleepless(&mut state.table)
-    })?;
-    environment::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
-    preopens::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
-    tcp_create_socket::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
-    udp_create_socket::add_to_linker::<_, HasDenied>(&mut linker, |state| Denied(state))?;
-    linker.allow_shadowing(false);
+    if wasi {
+        add_closed_wasi(&mut linker)?;
+    }
     models::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     http::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     accepted::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
-    Ok(LINKER.get_or_init(|| linker))
+    Ok(made.get_or_init(|| linker))
+}
+
+fn add_closed_wasi(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    linker.allow_shadowing(true);
+    monotonic_clock::add_to_linker::<_, HasSleepless>(linker, |state: &mut State| {
+        Sleepless(&mut state.table)
+    })?;
+    environment::add_to_linker::<_, HasDenied>(linker, |state| Denied(state))?;
+    preopens::add_to_linker::<_, HasDenied>(linker, |state| Denied(state))?;
+    tcp_create_socket::add_to_linker::<_, HasDenied>(linker, |state| Denied(state))?;
+    udp_create_socket::add_to_linker::<_, HasDenied>(linker, |state| Denied(state))?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// What was compiled on earlier starts.
+fn compiled() -> Option<&'static CompiledComponents> {
+    static COMPILED: OnceLock<Option<CompiledComponents>> = OnceLock::new();
+    COMPILED.get_or_init(CompiledComponents::open).as_ref()
 }
 
 /// Compiles a component, or finds what was compiled on an earlier start.
 fn compile(sha256: &str, bytes: &[u8]) -> wasmtime::Result<Component> {
-    static COMPILED: OnceLock<Option<CompiledComponents>> = OnceLock::new();
-    match COMPILED.get_or_init(CompiledComponents::open) {
+    match compiled() {
         Some(compiled) => compiled.component(engine(), sha256, bytes),
         None => Component::new(engine(), bytes),
+    }
+}
+
+/// What is in a file that is as it was when it was last read, if its compiled form is kept.
+pub(super) fn unchanged(state: &FileState) -> Option<(Contents, Component)> {
+    let compiled = compiled()?;
+    let contents = known::recall(compiled.folder(), state)?;
+    let component = compiled.kept(engine(), &contents.sha256)?;
+    Some((contents, component))
+}
+
+/// Keeps what was read in a file.
+pub(super) fn remember(state: FileState, contents: Contents) {
+    if let Some(compiled) = compiled()
+        && let Err(error) = known::remember(compiled.folder(), state, contents)
+    {
+        tracing::debug!("{}: {error}", compiled.folder().display());
     }
 }
 
@@ -169,13 +214,20 @@ impl WasmPlugin {
         stage: Stage,
         limits: Limits,
     ) -> Result<Self, LoadError> {
-        let failed = |error: wasmtime::Error| LoadError::Start {
-            name: name.to_owned(),
-            message: format!("{error:#}"),
-        };
-        let component = compile(sha256, bytes).map_err(failed)?;
-        let linker = linker().map_err(failed)?;
-        let pre = linker.instantiate_pre(&component).map_err(failed)?;
+        let component = compile(sha256, bytes).map_err(|error| not_started(name, &error))?;
+        WasmPlugin::link(name, &component, stage, limits)
+    }
+
+    /// Links a component that is compiled already.
+    pub(super) fn link(
+        name: &str,
+        component: &Component,
+        stage: Stage,
+        limits: Limits,
+    ) -> Result<Self, LoadError> {
+        let failed = |error: wasmtime::Error| not_started(name, &error);
+        let linker = linker(component).map_err(failed)?;
+        let pre = linker.instantiate_pre(component).map_err(failed)?;
         let pre = match stage {
             Stage::Generator => GeneratorPluginPre::new(pre).map(Pre::Generator),
             Stage::Filter => FilterPluginPre::new(pre).map(Pre::Filter),
