@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{Failed, serve::LocalModelArgs};
-use crate::llama::generate::{CompletionRequest, Prompt};
+use crate::llama::generate::{CompletionRequest, Prompt, StreamEvent};
 use crate::llama::{ChatMessage, Engine, GenerateError};
 
 /// Talk with a model.
@@ -102,19 +102,19 @@ pub(super) async fn chat(args: ChatArgs) -> Result<(), Failed> {
 
 /// Shows an answer as it is written. Ctrl-C ends it, and what was said stays said.
 async fn answer(engine: &Engine, request: CompletionRequest) -> Result<String, GenerateError> {
-    let (sender, mut parts) = unbounded_channel();
-    let completing = engine.complete_aloud(request, Some(sender));
-    tokio::pin!(completing);
+    let mut stream = engine.stream(request);
     let mut said = String::new();
     loop {
-        tokio::select! {
-            biased;
-            Some(part) = parts.recv() => {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            _ = tokio::signal::ctrl_c() => return Ok(said),
+        };
+        match event {
+            StreamEvent::Part(part) => {
                 say(&part);
                 said.push_str(&part);
             }
-            end = &mut completing => return end.map(|completion| completion.text),
-            _ = tokio::signal::ctrl_c() => return Ok(said),
+            StreamEvent::End(end) => return end.map(|completion| completion.text),
         }
     }
 }

@@ -3,8 +3,6 @@
 //! Format: <https://html.spec.whatwg.org/multipage/server-sent-events.html>.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -13,49 +11,17 @@ use hyper::Response;
 use hyper::body::Frame;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use serde_json::Value;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::Served;
 use super::api::{Asked, Chunks};
 use super::http::{Body, Refusal};
-use crate::llama::GenerateError;
-use crate::llama::generate::Completion;
-
-type Completing = Pin<Box<dyn Future<Output = Result<Completion, GenerateError>> + Send>>;
-
-/// An answer being written. Dropping it cancels the request.
-struct Writing {
-    completing: Completing,
-    parts: UnboundedReceiver<String>,
-}
-
-enum Event {
-    Part(String),
-    End(Box<Result<Completion, GenerateError>>),
-}
-
-impl Writing {
-    async fn next(&mut self) -> Event {
-        tokio::select! {
-            // All parts are sent before the completion is.
-            biased;
-            Some(part) = self.parts.recv() => Event::Part(part),
-            end = &mut self.completing => Event::End(Box::new(end)),
-        }
-    }
-}
+use crate::llama::generate::StreamEvent;
 
 /// Begins to answer. What is refused before the first token is refused with a status of its own.
 pub(super) async fn start(served: &Served, asked: Asked) -> Result<Response<Body>, Refusal> {
-    let (sender, parts) = unbounded_channel();
-    let engine = served.engine.clone();
-    let request = asked.request.clone();
-    let mut writing = Writing {
-        completing: Box::pin(async move { engine.complete_aloud(request, Some(sender)).await }),
-        parts,
-    };
+    let mut writing = served.engine.stream(asked.request.clone());
     let first = writing.next().await;
-    if let Event::End(end) = &first
+    if let StreamEvent::End(end) = &first
         && let Err(error) = &**end
     {
         return Err(error.clone().into());
@@ -71,8 +37,8 @@ pub(super) async fn start(served: &Served, asked: Asked) -> Result<Response<Body
                 None => writing.next().await,
             };
             match next {
-                Event::Part(text) => Some((event(chunks.part(&text)), Some((writing, None)))),
-                Event::End(end) => {
+                StreamEvent::Part(text) => Some((event(chunks.part(&text)), Some((writing, None)))),
+                StreamEvent::End(end) => {
                     let last = match *end {
                         Ok(completion) => chunks.end(&completion).into_iter().map(event).collect(),
                         Err(error) => vec![event(Refusal::from(error).body())],

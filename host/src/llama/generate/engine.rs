@@ -189,12 +189,11 @@ impl Engine {
     ///
     /// The answer depends on the request alone, never on what else is being decoded.
     pub async fn complete(&self, request: CompletionRequest) -> Result<Completion, GenerateError> {
-        self.complete_aloud(request, None).await
+        self.complete_to(request, None).await
     }
 
-    /// Like [`Engine::complete`]; `listener` hears each part of the text as soon as it is certain. The parts
-    /// together are the completion's text.
-    pub async fn complete_aloud(
+    /// `listener` hears each part of the text as soon as it is certain.
+    pub(super) async fn complete_to(
         &self,
         request: CompletionRequest,
         listener: Option<UnboundedSender<String>>,

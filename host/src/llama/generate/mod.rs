@@ -9,6 +9,7 @@ mod prefix;
 mod request;
 mod sampler;
 mod scheduler;
+mod streaming;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -20,3 +21,4 @@ pub use request::{
     Completion, CompletionRequest, Constraint, FinishReason, GenerateError, LogLikelihood, Prompt,
     TokenLogProb,
 };
+pub use streaming::{CompletionStream, StreamEvent};

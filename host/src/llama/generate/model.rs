@@ -27,17 +27,27 @@ impl InferenceModel {
     /// # Errors
     /// As [`LocalModel::open`].
     pub fn open(model: &LocalModel, progress: OnProgress<'_>) -> Result<Self, SourceError> {
-        let (config, tokenizer) = model.shape()?;
-        let weights = if model.path.is_dir() {
-            Weights::load(&model.path, &config)?.into()
-        } else {
-            StoredWeights::of_gguf(&model.path, &config)?
-        };
-        Ok(Self {
-            config,
-            weights,
-            tokenizer,
-            identity: model.identity(progress)?,
+        // Three things that take about as long as each other, and do not need each other.
+        std::thread::scope(|scope| {
+            let weights = scope.spawn(|| -> Result<StoredWeights, SourceError> {
+                let config = LlamaConfig::load(&model.path)?;
+                Ok(if model.path.is_dir() {
+                    Weights::load(&model.path, &config)?.into()
+                } else {
+                    StoredWeights::of_gguf(&model.path, &config)?
+                })
+            });
+            let shape = scope.spawn(|| model.shape());
+            let identity = model.identity(progress);
+            let wait = "a panic goes on where it is waited for";
+            // What is wrong with the shape explains what is wrong with the weights.
+            let (config, tokenizer) = shape.join().expect(wait)?;
+            Ok(Self {
+                config,
+                weights: weights.join().expect(wait)?,
+                tokenizer,
+                identity: identity?,
+            })
         })
     }
 }

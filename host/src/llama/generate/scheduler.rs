@@ -386,9 +386,10 @@ fn share_prefixes(active: &mut [Sequence], ended: &Ended) {
 fn should_wait(active: &[Sequence], number: usize) -> bool {
     let wanted = active[number].shareable();
     let enough = active[number].cache.positions() + WORTH_SHARING;
-    active[..number]
-        .iter()
-        .any(|other| other.is_reading() && common(&other.all, wanted) >= enough)
+    active[..number].iter().any(|other| {
+        let length = common(&other.all, wanted);
+        other.is_reading() && length >= enough && other.cache.positions() < length
+    })
 }
 
 /// Feeds every sequence its share of tokens and lets it act on the logits.

@@ -236,15 +236,14 @@ fn a_conversation_goes_on_from_its_earlier_turns() {
 fn the_parts_of_an_answer_are_heard_as_they_come() {
     runtime().block_on(async {
         let engine = engine(EngineOptions::default());
-        let (sender, mut parts) = tokio::sync::mpsc::unbounded_channel();
-        let whole = engine
-            .complete_aloud(request("hello", 6), Some(sender))
-            .await
-            .unwrap();
+        let mut stream = engine.stream(request("hello", 6));
         let mut heard = Vec::new();
-        while let Some(part) = parts.recv().await {
-            heard.push(part);
-        }
+        let whole = loop {
+            match stream.next().await {
+                StreamEvent::Part(part) => heard.push(part),
+                StreamEvent::End(end) => break end.unwrap(),
+            }
+        };
         assert_eq!(heard.concat(), whole.text);
         assert!(heard.len() > 3, "{heard:?}");
         let silent = engine.complete(request("hello", 6)).await.unwrap();

@@ -160,7 +160,12 @@ pub(super) fn fetch_from(
     places: &Places,
     progress: OnProgress<'_>,
 ) -> Result<LocalModel, SourceError> {
-    let found = |path: PathBuf, origin: String| LocalModel { path, origin };
+    // Every way below ends with a check.
+    let found = |path: PathBuf, origin: String| LocalModel {
+        path,
+        origin,
+        checked: Some(model.sha256),
+    };
     if let Some(path) = places.explicit.clone() {
         if !path.is_file() {
             return Err(SourceError::Unavailable {

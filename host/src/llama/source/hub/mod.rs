@@ -48,6 +48,7 @@ pub(super) fn fetch_model(
             None => format!("hf:{repository}"),
         },
         path,
+        checked: None,
     };
     let cached = cache.snapshot(asked).filter(|folder| is_whole(folder));
     if let Some(folder) = &cached
