@@ -188,13 +188,7 @@ pub(super) fn train(
         indices.iter().map(|i| dataset.rows[*i].clone()).collect()
     };
     let (rows, held_out) = (pick(&learnt), pick(&held));
-    let lengths: Vec<usize> = rows.iter().map(|row| row.input_ids.len()).collect();
-    let planned = plan(
-        &student.config,
-        config,
-        TokenLengths::Measured(&lengths),
-        None,
-    );
+    let planned = plan(&student.config, config, TokenLengths::Rows(&rows), None);
     progress.plan(&planned);
     if let Some(available) = available {
         planned.fits(available)?;
