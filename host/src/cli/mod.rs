@@ -15,6 +15,7 @@ mod recorded;
 mod report;
 mod run;
 mod serve;
+mod train;
 mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -52,6 +53,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 something unforeseen, 2 the comm
 enum Command {
     /// Run a recipe, from wherever it was left
     Run(run::RunArgs),
+    /// Train a student on a dataset, and nothing else
+    Train(train::TrainArgs),
     /// Find everything that is wrong with a recipe, without starting or spending anything
     Check(check::CheckArgs),
     /// Write one page that says what a run came to, finished or not
@@ -142,29 +145,31 @@ impl From<Refused> for Failed {
 impl From<RunError> for Failed {
     fn from(error: RunError) -> Self {
         let code = match &error {
-            RunError::OtherRun(_)
-            | RunError::Train(TrainStageError::Trainer(
-                TrainError::OtherRun { .. } | TrainError::Config(_),
-            )) => 2,
+            RunError::OtherRun(_) => 2,
+            RunError::Train(error) => train_code(error),
             RunError::Stage(stage) | RunError::Evaluate(EvaluateError::Stage(stage)) => {
                 stage_code(stage)
             }
             RunError::Dataset(_)
             | RunError::Report(_)
             | RunError::Lock(_)
-            | RunError::Evaluate(EvaluateError::Serve(ServeError::Ledger(_)))
-            | RunError::Train(
-                TrainStageError::Ledger(_)
-                | TrainStageError::Save { .. }
-                | TrainStageError::Trainer(TrainError::Checkpoint(_)),
-            ) => 5,
-            RunError::Open(_)
-            | RunError::Evaluate(_)
-            | RunError::Train(TrainStageError::Model(_) | TrainStageError::Plan(_)) => 3,
-            RunError::Train(TrainStageError::Trainer(TrainError::Cancelled { .. })) => 130,
-            RunError::Train(TrainStageError::Trainer(_)) => 1,
+            | RunError::Evaluate(EvaluateError::Serve(ServeError::Ledger(_))) => 5,
+            RunError::Open(_) | RunError::Evaluate(_) => 3,
         };
         Failed::Other(error.into(), code)
+    }
+}
+
+fn train_code(error: &TrainStageError) -> u8 {
+    match error {
+        TrainStageError::LongPrompts { .. }
+        | TrainStageError::Trainer(TrainError::OtherRun { .. } | TrainError::Config(_)) => 2,
+        TrainStageError::Ledger(_)
+        | TrainStageError::Save { .. }
+        | TrainStageError::Trainer(TrainError::Checkpoint(_)) => 5,
+        TrainStageError::Model(_) | TrainStageError::Plan(_) => 3,
+        TrainStageError::Trainer(TrainError::Cancelled { .. }) => 130,
+        TrainStageError::Trainer(_) => 1,
     }
 }
 
@@ -208,6 +213,7 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(args).await,
+            Command::Train(args) => train::train(args).await,
             Command::Check(args) => check::check(args).await,
             Command::Report(args) => report::report(args),
             Command::Plan(args) => plan::plan(args).await,

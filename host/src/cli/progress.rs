@@ -122,11 +122,25 @@ impl GenerateProgress for Generation {
 pub(super) struct Training {
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
+    tells_plan: bool,
+}
+
+impl Training {
+    /// Writes the whole plan first, for a command that does nothing but train.
+    pub(super) fn that_tells_the_plan() -> Self {
+        Self {
+            tells_plan: true,
+            ..Self::default()
+        }
+    }
 }
 
 impl TrainProgress for Training {
     fn plan(&mut self, plan: &Plan) {
-        tracing::info!("\n{plan}");
+        match self.tells_plan {
+            true => eprintln!("{plan}\n"),
+            false => tracing::info!("\n{plan}"),
+        }
         if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(plan.total_steps).with_style(style(
                 "train    {bar:30} {pos}/{len} steps, {msg}, {elapsed}",

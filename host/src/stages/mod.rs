@@ -3,6 +3,7 @@
 mod about;
 mod calls;
 mod evaluate;
+mod examples;
 mod filter;
 mod generate;
 mod judge;
@@ -14,10 +15,12 @@ pub mod report;
 mod run;
 mod seeds;
 mod train;
+mod train_alone;
 
 use std::sync::Arc;
 
 pub use evaluate::{EvaluateError, EvaluatePart, EvaluateProgress};
+pub use examples::{Examples, ExamplesError};
 pub use generate::{Finished, Generate, Progress as GenerateProgress};
 pub(crate) use judge::check as check_judgements;
 pub use models::{FetchProgress, Models, OpenError, ServeError};
@@ -25,6 +28,9 @@ pub use prepare::{Prepared, bundled_seeds, prepare, prepare_with, source_name};
 pub use run::{Evaluated, Options, OtherRun, Outcome, RunError, Sample, Watch, run};
 pub use seeds::{SeedError, load as load_seeds};
 pub use train::{Cancel, TrainProgress, TrainStageError, Trained};
+pub use train_alone::{
+    TrainAlone, TrainAloneError, TrainedAlone, of_recipe as train_of_recipe, train_alone,
+};
 
 use crate::{
     counted::counted,

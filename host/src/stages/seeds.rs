@@ -76,7 +76,8 @@ pub fn parse(text: &str, name: &str) -> Result<Vec<Task>, SeedError> {
     }
 }
 
-fn task(line: &str) -> Result<Task, String> {
+/// One task from the text of its JSON object.
+pub(super) fn task(line: &str) -> Result<Task, String> {
     let line: Line = serde_json::from_str(line).map_err(|e| {
         format!(
             "not a task: {e}; expected an object with \"instruction\", \"input\" and \"output\""

@@ -10,7 +10,7 @@ use std::{
 };
 
 use candle_core::DType;
-use pacos_plugin::{CandidateId, Payload};
+use pacos_plugin::{CandidateId, Payload, Task};
 use tokio::runtime::Handle;
 
 use super::prepare::hash;
@@ -39,6 +39,17 @@ pub enum TrainStageError {
     /// It would not fit.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Prompts that leave nothing of their answers to learn.
+    #[error(
+        "{} examples have a prompt that fills max_seq_len ({max_seq_len} tokens)",
+        examples.len()
+    )]
+    LongPrompts {
+        /// Indices of the examples.
+        examples: Vec<usize>,
+        /// The setting.
+        max_seq_len: usize,
+    },
     /// The trainer itself.
     #[error(transparent)]
     Trainer(#[from] TrainError),
@@ -149,11 +160,9 @@ pub(super) fn train(
     cancel: &AtomicBool,
     progress: &mut dyn TrainProgress,
 ) -> Result<Trained, TrainStageError> {
-    let model_error = |error: &dyn std::fmt::Display| TrainStageError::Model(error.to_string());
-    let parsed: ModelSource = source.parse().map_err(|e| model_error(&e))?;
     // Before the weights are in memory: they are part of the plan.
     let available = trainer::memory::available_bytes();
-    let student = llama::open(&parsed, &mut |_| {}).map_err(|e| model_error(&e))?;
+    let student = open(source, &mut |_| {})?;
     match ledger.meta(STUDENT_FILES)? {
         Some(recorded) if recorded != student.identity => {
             return Err(TrainStageError::Model(format!(
@@ -167,19 +176,91 @@ pub(super) fn train(
             runtime.block_on(ledger.set_meta(STUDENT_FILES, identity))?;
         }
     }
+    let tasks = examples.iter().filter_map(|(_, payload)| match payload {
+        Payload::Task(task) => Some(task),
+        Payload::Chat(_) => None,
+    });
+    let lesson = Lesson {
+        config,
+        dir,
+        available,
+        skip_long_prompts: true,
+        cancel,
+    };
+    let mut record = LedgerRecord {
+        ledger: ledger.clone(),
+        runtime: runtime.clone(),
+    };
+    let taught = teach(student, tasks, &lesson, &mut record, progress)?;
+    Ok(taught.trained)
+}
+
+/// Opens the model that training begins with.
+pub(super) fn open(
+    source: &str,
+    fetching: &mut dyn FnMut(llama::Progress),
+) -> Result<llama::Model, TrainStageError> {
+    let model_error = |error: &dyn std::fmt::Display| TrainStageError::Model(error.to_string());
+    let parsed: ModelSource = source.parse().map_err(|e| model_error(&e))?;
+    llama::open(&parsed, fetching).map_err(|e| model_error(&e))
+}
+
+/// How a student is taught, apart from what.
+pub(super) struct Lesson<'a> {
+    pub(super) config: &'a TrainConfig,
+    /// Where the checkpoints and the folder `model` are.
+    pub(super) dir: &'a Path,
+    /// Memory that could be had before the student was opened.
+    pub(super) available: Option<u64>,
+    /// Whether examples whose prompt leaves nothing to learn are left out, rather than refused.
+    pub(super) skip_long_prompts: bool,
+    pub(super) cancel: &'a AtomicBool,
+}
+
+/// What teaching came to, with every step.
+pub(super) struct Taught {
+    pub(super) trained: Trained,
+    pub(super) history: Vec<StepRecord>,
+}
+
+/// Where steps are written down before the next begins.
+pub(super) trait Record {
+    fn step(&mut self, step: &StepRecord) -> Result<(), LedgerError>;
+    fn held_out(&mut self, measured: &HeldOutLoss) -> Result<(), LedgerError>;
+}
+
+/// Trains a student on tasks, from wherever the checkpoints end, and writes it as a Hugging Face
+/// folder.
+pub(super) fn teach<'a>(
+    student: llama::Model,
+    tasks: impl Iterator<Item = &'a Task>,
+    lesson: &Lesson<'_>,
+    record: &mut dyn Record,
+    progress: &mut dyn TrainProgress,
+) -> Result<Taught, TrainStageError> {
+    let Lesson {
+        config,
+        dir,
+        cancel,
+        ..
+    } = *lesson;
+    let model_error = |error: &dyn std::fmt::Display| TrainStageError::Model(error.to_string());
     let encoder = StudentTokenizer::new(&student.tokenizer, &student.config).ok_or_else(|| {
         TrainStageError::Model("neither tokenizer nor configuration names an end token".into())
     })?;
-    let texts = examples.iter().filter_map(|(_, payload)| match payload {
-        Payload::Task(task) => Some(ExampleText {
-            instruction: &task.instruction,
-            input: &task.input,
-            output: &task.output,
-        }),
-        Payload::Chat(_) => None,
+    let texts = tasks.map(|task| ExampleText {
+        instruction: &task.instruction,
+        input: &task.input,
+        output: &task.output,
     });
     let dataset = tokenize_all(&encoder, TemplateName::Alpaca, texts, config.max_seq_len)
         .map_err(|e| model_error(&e))?;
+    if !lesson.skip_long_prompts && !dataset.fully_masked.is_empty() {
+        return Err(TrainStageError::LongPrompts {
+            examples: dataset.fully_masked,
+            max_seq_len: config.max_seq_len,
+        });
+    }
     for warning in dataset.warnings(config.max_seq_len) {
         progress.notice(&warning);
     }
@@ -188,15 +269,9 @@ pub(super) fn train(
         indices.iter().map(|i| dataset.rows[*i].clone()).collect()
     };
     let (rows, held_out) = (pick(&learnt), pick(&held));
-    let lengths: Vec<usize> = rows.iter().map(|row| row.input_ids.len()).collect();
-    let planned = plan(
-        &student.config,
-        config,
-        TokenLengths::Measured(&lengths),
-        None,
-    );
+    let planned = plan(&student.config, config, TokenLengths::Rows(&rows), None);
     progress.plan(&planned);
-    if let Some(available) = available {
+    if let Some(available) = lesson.available {
         planned.fits(available)?;
     }
     let chat_template = encoder
@@ -204,8 +279,7 @@ pub(super) fn train(
         .map_err(|e| model_error(&e))?;
     let (shape, tokenizer) = (&student.config, &student.tokenizer);
     let mut observer = Recorder {
-        ledger: ledger.clone(),
-        runtime: runtime.clone(),
+        record,
         progress,
         total: planned.total_steps,
         cancel,
@@ -255,17 +329,49 @@ pub(super) fn train(
         (Some(before), Some(after)) if before.step < after.step => Some((before.loss, after.loss)),
         _ => None,
     };
-    Ok(Trained {
+    let trained = Trained {
         folder,
         steps: outcome.history.len() as u64,
         held_out,
+    };
+    Ok(Taught {
+        trained,
+        history: outcome.history,
     })
 }
 
-/// Writes each step into the ledger before the next begins.
-struct Recorder<'a> {
+/// Writes steps into the ledger.
+struct LedgerRecord {
     ledger: Ledger,
     runtime: Handle,
+}
+
+impl Record for LedgerRecord {
+    fn step(&mut self, record: &StepRecord) -> Result<(), LedgerError> {
+        let step = TrainingStep {
+            step: record.step,
+            loss: record.loss,
+            learning_rate: record.learning_rate,
+            grad_norm: record.grad_norm,
+            tokens: record.tokens,
+            label_tokens: record.label_tokens,
+            seconds: record.seconds,
+        };
+        self.runtime.block_on(self.ledger.record_step(step))
+    }
+
+    fn held_out(&mut self, record: &HeldOutLoss) -> Result<(), LedgerError> {
+        let measured = HeldOutRecord {
+            step: record.step,
+            loss: record.loss,
+        };
+        self.runtime.block_on(self.ledger.record_held_out(measured))
+    }
+}
+
+/// Has each step written down before the next begins.
+struct Recorder<'a> {
+    record: &'a mut dyn Record,
     progress: &'a mut dyn TrainProgress,
     total: u64,
     cancel: &'a AtomicBool,
@@ -284,26 +390,13 @@ impl Recorder<'_> {
 
 impl TrainObserver for Recorder<'_> {
     fn on_step(&mut self, record: &StepRecord) {
-        let step = TrainingStep {
-            step: record.step,
-            loss: record.loss,
-            learning_rate: record.learning_rate,
-            grad_norm: record.grad_norm,
-            tokens: record.tokens,
-            label_tokens: record.label_tokens,
-            seconds: record.seconds,
-        };
-        let written = self.runtime.block_on(self.ledger.record_step(step));
+        let written = self.record.step(record);
         self.keep(written);
         self.progress.step(record, self.total);
     }
 
     fn on_held_out(&mut self, record: &HeldOutLoss) {
-        let measured = HeldOutRecord {
-            step: record.step,
-            loss: record.loss,
-        };
-        let written = self.runtime.block_on(self.ledger.record_held_out(measured));
+        let written = self.record.held_out(record);
         self.keep(written);
         self.progress.held_out(record);
     }

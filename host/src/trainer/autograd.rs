@@ -123,9 +123,11 @@ fn summed_loss<'a>(
 fn mask(batch: &MicroBatch) -> Vec<f32> {
     let tokens = batch.input_ids.len();
     let mut mask = vec![f32::NEG_INFINITY; tokens * tokens];
-    for sequence in &batch.sequences {
-        for i in sequence.clone() {
-            mask[i * tokens + sequence.start..=i * tokens + i].fill(0.0);
+    for segment in &batch.segments {
+        for i in segment.tokens.clone() {
+            let row = &mut mask[i * tokens..][..tokens];
+            row[segment.prefix.clone()].fill(0.0);
+            row[segment.tokens.start..=i].fill(0.0);
         }
     }
     mask
@@ -163,11 +165,29 @@ mod tests {
     use crate::trainer::engine::CpuEngine;
     use crate::trainer::kernels::sum_of_squares;
     use crate::trainer::model::Engine;
-    use crate::trainer::testing::{tiny_config, tiny_parameters, tiny_rows};
+    use crate::trainer::prefixes::SharedPrefixes;
+    use crate::trainer::testing::{alike_rows, tiny_config, tiny_parameters, tiny_rows};
+
+    /// Asserts that every tensor of `got` is near that of `want`, by the norm of the difference.
+    fn assert_near(got: &ParameterSet, want: &ParameterSet, bound: f64) {
+        for spec in want.specs() {
+            let (a, b) = (got.get(&spec.name).unwrap(), want.get(&spec.name).unwrap());
+            let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+            let size = sum_of_squares(b).sqrt();
+            assert!(size > 1e-4, "{} has no gradient to speak of", spec.name);
+            let relative = sum_of_squares(&difference).sqrt() / size;
+            assert!(relative < bound, "{}: {relative}", spec.name);
+        }
+    }
 
     #[test]
     fn engine_and_autograd_agree_on_every_gradient() {
-        for tied in [true, false] {
+        for (tied, rows) in [
+            (true, tiny_rows(5, 2)),
+            (false, tiny_rows(5, 2)),
+            (true, alike_rows(6, 2)),
+            (false, alike_rows(6, 2)),
+        ] {
             let mut config = tiny_config(tied);
             if tied {
                 config.rope_scaling = RopeScaling::Llama3 {
@@ -178,14 +198,16 @@ mod tests {
                 };
             }
             let parameters = tiny_parameters(&config, 1);
-            let rows = tiny_rows(5, 2);
-            let batches = pack(&rows, &[0, 1, 2, 3, 4], 64);
+            let members: Vec<usize> = (0..rows.len()).collect();
+            let batches = pack(&rows, &members, 128, &SharedPrefixes::of(&rows));
             let batch = &batches[0];
-            assert!(batch.sequences.len() > 1, "packing is what is tested");
+            assert!(batch.rows().len() > 1, "packing is what is tested");
+            let shared = batch.segments.iter().filter(|s| s.row.is_none()).count();
+            assert_eq!(shared, if rows[1].form == 1 { 2 } else { 0 });
             let scale = 0.125;
             let (want_loss, want) = loss_and_gradients(&config, &parameters, batch, scale).unwrap();
 
-            let mut engine = CpuEngine::new(&config, &parameters, 64);
+            let mut engine = CpuEngine::new(&config, &parameters, 128);
             let mut got = parameters.zeros_like();
             let loss = engine.accumulate_gradients(&parameters, batch, scale, &mut got);
             assert!(
@@ -193,14 +215,7 @@ mod tests {
                 "{loss} {want_loss}"
             );
             assert_eq!(engine.loss(&parameters, batch), loss);
-            for spec in want.specs() {
-                let (a, b) = (got.get(&spec.name).unwrap(), want.get(&spec.name).unwrap());
-                let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-                let size = sum_of_squares(b).sqrt();
-                assert!(size > 1e-4, "{} has no gradient to speak of", spec.name);
-                let relative = sum_of_squares(&difference).sqrt() / size;
-                assert!(relative < 2e-5, "{}: {relative}", spec.name);
-            }
+            assert_near(&got, &want, 2e-5);
 
             // A second micro-batch adds to the first.
             engine.accumulate_gradients(&parameters, batch, scale, &mut got);
@@ -210,18 +225,51 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_prefix_changes_no_loss_and_no_gradient() {
+        for tied in [true, false] {
+            let config = tiny_config(tied);
+            let parameters = tiny_parameters(&config, 5);
+            let rows = alike_rows(9, 6);
+            let members: Vec<usize> = (0..rows.len()).collect();
+            let mut engine = CpuEngine::new(&config, &parameters, 256);
+            let mut run = |prefixes: &SharedPrefixes| {
+                let batches = pack(&rows, &members, 256, prefixes);
+                assert_eq!(batches.len(), 1);
+                let mut gradients = parameters.zeros_like();
+                let loss =
+                    engine.accumulate_gradients(&parameters, &batches[0], 0.01, &mut gradients);
+                (loss, gradients, batches[0].input_ids.len())
+            };
+            let (want_loss, want, all) = run(&SharedPrefixes::none());
+            let (loss, got, fewer) = run(&SharedPrefixes::of(&rows));
+            // 5 rows begin with 9 tokens and 4 with 12.
+            assert_eq!(all - fewer, 4 * 9 + 3 * 12);
+            assert!(
+                (loss - want_loss).abs() < 1e-5 * want_loss,
+                "{loss} {want_loss}"
+            );
+            assert_near(&got, &want, 1e-5);
+            // The oracle on whole sequences knows nothing of prefixes at all.
+            let whole = &pack(&rows, &members, 256, &SharedPrefixes::none())[0];
+            let (_, oracle) = loss_and_gradients(&config, &parameters, whole, 0.01).unwrap();
+            assert_near(&got, &oracle, 2e-5);
+        }
+    }
+
+    #[test]
     fn packing_changes_no_loss() {
         let config = tiny_config(true);
         let parameters = tiny_parameters(&config, 3);
         let rows = tiny_rows(6, 4);
+        let none = SharedPrefixes::none();
         let mut engine = CpuEngine::new(&config, &parameters, 128);
         let members: Vec<usize> = (0..6).collect();
-        let packed = pack(&rows, &members, 128);
+        let packed = pack(&rows, &members, 128, &none);
         assert_eq!(packed.len(), 1);
         let together = engine.loss(&parameters, &packed[0]);
         let alone: f64 = members
             .iter()
-            .map(|&row| engine.loss(&parameters, &pack(&rows, &[row], 128)[0]))
+            .map(|&row| engine.loss(&parameters, &pack(&rows, &[row], 128, &none)[0]))
             .sum();
         assert!(
             (together - alone).abs() < 1e-5 * alone,

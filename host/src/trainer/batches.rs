@@ -1,10 +1,13 @@
 //! Which rows belong to which optimizer step, and how a step is cut into micro-batches.
 
+use std::ops::Range;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::config::TrainConfig;
-use super::model::MicroBatch;
+use super::model::{MicroBatch, Segment};
+use super::prefixes::SharedPrefixes;
 use super::template::Row;
 
 /// The stream of random numbers that chooses held-out examples; epochs use the streams from 0.
@@ -123,16 +126,25 @@ fn below(random: &mut ChaCha8Rng, limit: u64) -> u64 {
 
 /// Lays the rows `members` end to end in micro-batches of at most `capacity` tokens.
 ///
-/// Longest first, each into the first micro-batch with room (first-fit decreasing); ties keep their
-/// order, so the split is a function of the members and the capacity. What follows a row's last
-/// label is left out, and so is that label itself as an input: nothing is predicted from it.
+/// Longest first, each into the first micro-batch with room (first-fit decreasing), one that has the
+/// row's prefix before others; ties keep their order, so the split is a function of the members, the
+/// capacity and the prefixes. A prefix is laid down, and counted, once in a micro-batch. What follows
+/// a row's last label is left out, and so is that label itself as an input: nothing is predicted
+/// from it.
 ///
 /// # Panics
 /// If a row is longer than `capacity`; [`TrainConfig::validate`] and truncation rule that out.
-pub fn pack(rows: &[Row], members: &[usize], capacity: usize) -> Vec<MicroBatch> {
+pub fn pack(
+    rows: &[Row],
+    members: &[usize],
+    capacity: usize,
+    prefixes: &SharedPrefixes,
+) -> Vec<MicroBatch> {
     let mut members = members.to_vec();
     members.sort_by_key(|&row| std::cmp::Reverse(rows[row].input_tokens()));
     let mut batches: Vec<MicroBatch> = Vec::new();
+    // Where the prefixes lie in each micro-batch.
+    let mut laid: Vec<Vec<(&[u32], Range<usize>)>> = Vec::new();
     for index in members {
         let row = &rows[index];
         let length = row.input_tokens();
@@ -143,20 +155,43 @@ pub fn pack(rows: &[Row], members: &[usize], capacity: usize) -> Vec<MicroBatch>
         if length == 0 {
             continue;
         }
-        let room = |batch: &MicroBatch| batch.input_ids.len() + length <= capacity;
-        let place = batches.iter().position(room).unwrap_or_else(|| {
+        let prefix = prefixes.of_row(row).unwrap_or_default();
+        let own = length - prefix.len();
+        let there = |place: usize| laid[place].iter().find(|(tokens, _)| *tokens == prefix);
+        let fits =
+            |place: usize, tokens: usize| batches[place].input_ids.len() + tokens <= capacity;
+        let sharing = (0..batches.len()).find(|&at| there(at).is_some() && fits(at, own));
+        let other = || (0..batches.len()).find(|&at| there(at).is_none() && fits(at, length));
+        let place = sharing.or_else(other).unwrap_or(batches.len());
+        if place == batches.len() {
             batches.push(MicroBatch::default());
-            batches.len() - 1
-        });
+            laid.push(Vec::new());
+        }
         let batch = &mut batches[place];
-        let start = batch.input_ids.len();
-        batch.input_ids.extend(&row.input_ids[..length]);
-        batch.positions.extend(0..length as u32);
-        batch.sequences.push(start..start + length);
-        batch.rows.push(index);
-        for position in 0..length {
+        let known = laid[place].iter().find(|(tokens, _)| *tokens == prefix);
+        let prefix_range = match known {
+            Some((_, range)) => range.clone(),
+            None if prefix.is_empty() => 0..0,
+            None => {
+                let range = batch.lay(prefix, 0..0, None);
+                laid[place].push((prefix, range.clone()));
+                range
+            }
+        };
+        let tokens = batch.lay(
+            &row.input_ids[prefix.len()..length],
+            prefix_range,
+            Some(index),
+        );
+        assert!(
+            row.label_mask[..=prefix.len()].iter().all(|label| !label) || prefix.is_empty(),
+            "nothing is predicted from a shared prefix"
+        );
+        for position in prefix.len()..length {
             if row.label_mask[position + 1] {
-                batch.label_positions.push(start + position);
+                batch
+                    .label_positions
+                    .push(tokens.start + position - prefix.len());
                 batch.targets.push(row.input_ids[position + 1]);
             }
         }
@@ -164,12 +199,28 @@ pub fn pack(rows: &[Row], members: &[usize], capacity: usize) -> Vec<MicroBatch>
     batches
 }
 
+impl MicroBatch {
+    /// Appends a segment behind the tokens `prefix`, and says where it lies.
+    fn lay(&mut self, ids: &[u32], prefix: Range<usize>, row: Option<usize>) -> Range<usize> {
+        let tokens = self.input_ids.len()..self.input_ids.len() + ids.len();
+        let first = prefix.len() as u32;
+        self.input_ids.extend(ids);
+        self.positions.extend(first..first + ids.len() as u32);
+        self.segments.push(Segment {
+            tokens: tokens.clone(),
+            prefix,
+            row,
+        });
+        tokens
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::trainer::testing::tiny_rows;
+    use crate::trainer::testing::{alike_rows, tiny_rows};
 
     fn config(batch_size: usize) -> TrainConfig {
         TrainConfig {
@@ -237,27 +288,71 @@ mod tests {
 
     #[test]
     fn micro_batches_hold_every_label_once_and_stay_small() {
-        let rows = tiny_rows(30, 5);
-        let members: Vec<usize> = (0..30).rev().collect();
-        let batches = pack(&rows, &members, 24);
-        let mut seen = BTreeSet::new();
-        let mut labels = 0;
-        for batch in &batches {
-            assert!(batch.input_ids.len() <= 24);
-            assert_eq!(batch.positions.len(), batch.input_ids.len());
-            assert_eq!(batch.targets.len(), batch.label_positions.len());
-            labels += batch.targets.len();
-            for (sequence, &row) in batch.sequences.iter().zip(&batch.rows) {
-                assert!(seen.insert(row));
-                assert_eq!(batch.positions[sequence.start], 0);
-                assert_eq!(
-                    batch.input_ids[sequence.clone()],
-                    rows[row].input_ids[..sequence.len()]
-                );
+        for rows in [tiny_rows(30, 5), alike_rows(30, 5)] {
+            let prefixes = SharedPrefixes::of(&rows);
+            let members: Vec<usize> = (0..30).rev().collect();
+            let batches = pack(&rows, &members, 32, &prefixes);
+            let mut seen = BTreeSet::new();
+            let mut labels = 0;
+            for batch in &batches {
+                assert!(batch.input_ids.len() <= 32);
+                assert_eq!(batch.positions.len(), batch.input_ids.len());
+                assert_eq!(batch.targets.len(), batch.label_positions.len());
+                labels += batch.targets.len();
+                let mut end = 0;
+                for segment in &batch.segments {
+                    assert_eq!(segment.tokens.start, end);
+                    end = segment.tokens.end;
+                    let Some(row) = segment.row else {
+                        let predicts = |p: &usize| segment.tokens.contains(p);
+                        assert!(!batch.label_positions.iter().any(predicts));
+                        continue;
+                    };
+                    assert!(seen.insert(row));
+                    let places: Vec<usize> = segment
+                        .prefix
+                        .clone()
+                        .chain(segment.tokens.clone())
+                        .collect();
+                    let ids: Vec<u32> = places.iter().map(|&at| batch.input_ids[at]).collect();
+                    assert_eq!(ids, rows[row].input_ids[..ids.len()]);
+                    let positions: Vec<u32> =
+                        places.iter().map(|&at| batch.positions[at]).collect();
+                    assert_eq!(positions, (0..ids.len() as u32).collect::<Vec<_>>());
+                }
+                assert_eq!(end, batch.input_ids.len());
             }
+            assert_eq!(seen.len(), 30);
+            assert_eq!(labels, rows.iter().map(Row::label_tokens).sum::<usize>());
+            assert_eq!(pack(&rows, &members, 32, &prefixes), batches);
         }
-        assert_eq!(seen.len(), 30);
-        assert_eq!(labels, rows.iter().map(Row::label_tokens).sum::<usize>());
-        assert_eq!(pack(&rows, &members, 24), batches);
+    }
+
+    #[test]
+    fn more_rows_fit_where_a_prefix_is_counted_once() {
+        let rows = alike_rows(40, 6);
+        let members: Vec<usize> = (0..40).collect();
+        let whole = pack(&rows, &members, 64, &SharedPrefixes::none());
+        let shared = pack(&rows, &members, 64, &SharedPrefixes::of(&rows));
+        let tokens = |batches: &[MicroBatch]| -> usize {
+            batches.iter().map(|batch| batch.input_ids.len()).sum()
+        };
+        let of_rows: usize = rows.iter().map(Row::input_tokens).sum();
+        assert_eq!(tokens(&whole), of_rows);
+        // Each micro-batch has each prefix at most once, and every further use of it is saved.
+        let (mut used, mut laid) = (0, 0);
+        for batch in &shared {
+            let prefixes = batch.segments.iter().filter(|s| s.row.is_none());
+            assert!((1..=2).contains(&prefixes.clone().count()));
+            laid += prefixes.map(|s| s.tokens.len()).sum::<usize>();
+            used += batch.segments.iter().map(|s| s.prefix.len()).sum::<usize>();
+        }
+        assert_eq!(tokens(&shared), of_rows - used + laid);
+        assert!(
+            shared.len() < whole.len(),
+            "{} {}",
+            shared.len(),
+            whole.len()
+        );
     }
 }

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod model;
 pub mod parameters;
 pub mod plan;
+pub mod prefixes;
 pub mod progress;
 pub mod schedule;
 pub mod template;

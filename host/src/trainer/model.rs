@@ -4,21 +4,40 @@ use std::ops::Range;
 
 use super::parameters::ParameterSet;
 
-/// Whole sequences laid end to end, with no attention from one to another.
+/// Sequences laid end to end. None attends to another, but many may begin with one and the same
+/// prefix, which is laid down and computed once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MicroBatch {
-    /// Token ids of all sequences.
+    /// Token ids of all segments.
     pub input_ids: Vec<u32>,
-    /// Position of each token within its own sequence, counted from 0.
+    /// Position of each token within its own sequence, prefix included, counted from 0.
     pub positions: Vec<u32>,
-    /// Where each sequence lies in `input_ids`.
-    pub sequences: Vec<Range<usize>>,
-    /// Indices into `input_ids` whose next token is to be predicted, ascending.
+    /// The parts of `input_ids`, in order and without gaps.
+    pub segments: Vec<Segment>,
+    /// Indices into `input_ids` whose next token is to be predicted, ascending; none in a prefix.
     pub label_positions: Vec<usize>,
     /// That next token, one for each of `label_positions`.
     pub targets: Vec<u32>,
-    /// Index of the row, in the list given to the trainer, behind each sequence.
-    pub rows: Vec<usize>,
+}
+
+/// Neighbouring tokens that attend to one another causally: a sequence, what follows a prefix that
+/// it shares, or such a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Where its tokens lie in the micro-batch.
+    pub tokens: Range<usize>,
+    /// Tokens of an earlier segment that all of these attend to besides; empty for none. They are a
+    /// second stretch of keys and values, and the gradients of those gather from every such segment.
+    pub prefix: Range<usize>,
+    /// Index of the row behind it, in the list given to the trainer; none behind a shared prefix.
+    pub row: Option<usize>,
+}
+
+impl MicroBatch {
+    /// Indices of the rows that are in it, in the list given to the trainer.
+    pub fn rows(&self) -> Vec<usize> {
+        self.segments.iter().filter_map(|s| s.row).collect()
+    }
 }
 
 /// A model that can be trained: a loss, and its gradient added to a buffer.

@@ -4,18 +4,20 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::batches::{steps_per_epoch, total_steps};
+use super::batches::{Batches, pack, steps_per_epoch, total_steps};
 use super::checkpoint::checkpoint_bytes;
 use super::config::TrainConfig;
 use super::engine;
+use super::prefixes::SharedPrefixes;
 use super::schedule::warmup_steps;
+use super::template::Row;
 use crate::llama::LlamaConfig;
 
 /// How long the examples are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TokenLengths<'a> {
-    /// Tokens of every example, prompt and answer, before truncation.
-    Measured(&'a [usize]),
+    /// The rows themselves.
+    Rows(&'a [Row]),
     /// A guess before there are examples.
     Estimated {
         /// Examples to come.
@@ -53,8 +55,9 @@ pub struct Plan {
     pub tokens: u64,
     /// Whether `tokens` rests on a guess.
     pub tokens_estimated: bool,
-    /// Examples longer than `max_seq_len`, where lengths are known.
-    pub truncated_examples: Option<usize>,
+    /// Those of `tokens` that go through the model, where the rows are known: the beginning that
+    /// many prompts share does so once in a micro-batch, what follows the last label never.
+    pub computed_tokens: Option<u64>,
     /// What lies in memory while a step runs.
     pub memory: Vec<MemoryItem>,
     /// Sum of `memory`.
@@ -95,13 +98,14 @@ pub fn plan(
     lengths: TokenLengths<'_>,
     tokens_per_second: Option<f64>,
 ) -> Plan {
-    let (examples, mean_tokens, truncated_examples) = match lengths {
-        TokenLengths::Measured(lengths) => {
-            let cut = |length: &usize| (*length).min(config.max_seq_len);
-            let sum: usize = lengths.iter().map(cut).sum();
-            let too_long = lengths.iter().filter(|l| **l > config.max_seq_len).count();
-            let mean = sum as f64 / lengths.len().max(1) as f64;
-            (lengths.len(), mean, Some(too_long))
+    let (examples, mean_tokens, rows) = match lengths {
+        TokenLengths::Rows(rows) => {
+            let sum: usize = rows.iter().map(|row| row.input_ids.len()).sum();
+            (
+                rows.len(),
+                sum as f64 / rows.len().max(1) as f64,
+                Some(rows),
+            )
         }
         TokenLengths::Estimated {
             examples,
@@ -143,8 +147,9 @@ pub fn plan(
         warmup_steps: warmup_steps(config.warmup_ratio, total),
         batch_size: config.batch_size,
         tokens,
-        tokens_estimated: truncated_examples.is_none(),
-        truncated_examples,
+        tokens_estimated: rows.is_none(),
+        computed_tokens: rows
+            .map(|rows| (tokens as f64 * computed_share(config, rows)).round() as u64),
         memory_bytes: memory.iter().map(|item| item.bytes).sum(),
         memory,
         checkpoint_bytes: checkpoint_bytes(parameters) * (config.keep_checkpoints as u64 + 1),
@@ -152,6 +157,24 @@ pub fn plan(
             .filter(|speed| *speed > 0.0)
             .map(|speed| tokens as f64 / speed),
     }
+}
+
+/// The share of all tokens that goes through the model, seen over one epoch at most.
+fn computed_share(config: &TrainConfig, rows: &[Row]) -> f64 {
+    if rows.is_empty() {
+        return 1.0;
+    }
+    let prefixes = SharedPrefixes::of(rows);
+    let mut batches = Batches::new(config, rows.len());
+    let (mut computed, mut all) = (0, 0);
+    for step in 0..batches.total_steps().min(batches.steps_per_epoch()) {
+        let members = batches.step(step);
+        let tokens = members.iter().map(|&row| rows[row].input_ids.len());
+        all += tokens.sum::<usize>();
+        let packed = pack(rows, &members, config.micro_batch_tokens, &prefixes);
+        computed += packed.iter().map(|b| b.input_ids.len()).sum::<usize>();
+    }
+    computed as f64 / all.max(1) as f64
 }
 
 impl Plan {
@@ -180,8 +203,8 @@ impl fmt::Display for Plan {
         line("steps", grouped(self.total_steps))?;
         line("steps of warm-up", grouped(self.warmup_steps))?;
         line("tokens", format!("{about}{}", grouped(self.tokens)))?;
-        if let Some(truncated) = self.truncated_examples.filter(|n| *n > 0) {
-            line("examples cut at max_seq_len", grouped(truncated as u64))?;
+        if let Some(computed) = self.computed_tokens {
+            line("of these computed", grouped(computed))?;
         }
         line("parameters", grouped(self.parameters))?;
         if let Some(seconds) = self.seconds {
@@ -275,18 +298,53 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_cut_and_partial_epochs_counted() {
+    fn partial_epochs_are_counted_and_shared_prompts_once() {
         let config = TrainConfig {
             batch_size: 4,
             max_steps: Some(5),
             ..TrainConfig::default()
         };
-        let lengths = [100, 600, 100, 100, 100, 100, 100, 100, 100, 100];
-        let plan = plan(&llama_7b(), &config, TokenLengths::Measured(&lengths), None);
-        assert_eq!((plan.steps_per_epoch, plan.total_steps), (3, 5));
-        assert_eq!(plan.truncated_examples, Some(1));
+        let row = |example, length, first: &[u32]| Row {
+            example,
+            form: 0,
+            input_ids: first
+                .iter()
+                .copied()
+                .chain(first.len() as u32..length)
+                .collect(),
+            label_mask: (0..length).map(|i| i >= 30).collect(),
+        };
+        let lengths = [100, 512, 100, 100, 100, 100, 100, 100, 100, 100];
+        let apart: Vec<Row> = (0u32..)
+            .zip(lengths)
+            .map(|(i, length)| row(i as usize, length, &[1000 + i]))
+            .collect();
+        let planned = plan(&llama_7b(), &config, TokenLengths::Rows(&apart), None);
+        assert_eq!((planned.steps_per_epoch, planned.total_steps), (3, 5));
         // One epoch of 10 examples and two steps of 4, at a mean of 141.2 tokens.
-        assert_eq!(plan.tokens, (18.0f64 * 141.2).round() as u64);
+        assert_eq!(planned.tokens, (18.0f64 * 141.2).round() as u64);
+        // The last label of each row is predicted, not read.
+        assert_eq!(
+            planned.computed_tokens,
+            Some((18.0f64 * 140.2).round() as u64)
+        );
+
+        let alike: Vec<Row> = (0u32..)
+            .zip([100; 10])
+            .map(|(i, length)| {
+                let first: Vec<u32> = (0..20).chain([1000 + i]).collect();
+                row(i as usize, length, &first)
+            })
+            .collect();
+        let planned = plan(&llama_7b(), &config, TokenLengths::Rows(&alike), None);
+        assert_eq!(planned.tokens, 18 * 100);
+        // Steps of 4, 4 and 2 rows, of which each is one micro-batch: 10 · 79 and 3 · 20 tokens.
+        assert_eq!(planned.computed_tokens, Some(18 * 85));
+        assert!(
+            planned
+                .to_string()
+                .contains("of these computed                         1,530")
+        );
     }
 
     #[test]

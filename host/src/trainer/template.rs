@@ -24,6 +24,8 @@ const ALPACA_WITHOUT_INPUT: [&str; 2] = [
 pub struct Row {
     /// Index of the example that it was made from.
     pub example: usize,
+    /// Form of the prompt, as [`TemplateName::form`] counts: rows of one form begin alike.
+    pub form: usize,
     /// Prompt, answer and end token.
     pub input_ids: Vec<u32>,
     /// For each token, whether the model is trained to predict it.
@@ -61,6 +63,12 @@ pub struct ExampleText<'a> {
 }
 
 impl TemplateName {
+    /// Which form of the template an example takes: for Alpaca's, 0 is without an input, 1 with one.
+    pub fn form(self, input: &str) -> usize {
+        let Self::Alpaca = self;
+        usize::from(!input.is_empty())
+    }
+
     /// The prompt of an example, up to where the answer begins.
     ///
     /// An input of no characters selects the template without one; an input of blanks does not.
@@ -248,6 +256,7 @@ pub fn tokenize<E: Encode>(
     let label_mask = (0..input_ids.len()).map(|i| i >= prompt_tokens).collect();
     let row = Row {
         example,
+        form: template.form(text.input),
         input_ids,
         label_mask,
     };

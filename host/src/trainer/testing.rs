@@ -72,8 +72,33 @@ pub(crate) fn tiny_rows(count: usize, seed: u64) -> Vec<Row> {
             let label_mask = (0..length).map(|i| i > length / 3).collect();
             Row {
                 example,
+                form: 0,
                 input_ids,
                 label_mask,
+            }
+        })
+        .collect()
+}
+
+/// Rows of 14 to 32 tokens in two forms by turns, which begin with 9 and 12 tokens of their own; the
+/// answer is what follows the prefix and one token more.
+pub(crate) fn alike_rows(count: usize, seed: u64) -> Vec<Row> {
+    let mut random = SplitMix64(seed);
+    (0..count)
+        .map(|example| {
+            let form = example % 2;
+            let prefix = [9, 12][form];
+            let own = 5 + random.below(16) as usize;
+            let mut input_ids: Vec<u32> = (0..prefix).map(|i| 3 * i + form as u32).collect();
+            // The first own tokens differ from row to row, so that no prefix grows by chance.
+            input_ids.push(example as u32 % 61);
+            input_ids.extend((1..own).map(|_| random.below(61) as u32));
+            let answer = prefix as usize + 2;
+            Row {
+                example,
+                form,
+                label_mask: (0..input_ids.len()).map(|i| i >= answer).collect(),
+                input_ids,
             }
         })
         .collect()

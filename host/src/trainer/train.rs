@@ -179,6 +179,7 @@ pub fn train(
     if !fresh {
         let now = NumericPath {
             threads: state.numeric_path.threads,
+            shared_prefixes: state.numeric_path.shared_prefixes.clone(),
             ..numeric_path(job)
         };
         if now != state.numeric_path {
@@ -275,7 +276,13 @@ impl Sitting<'_> {
         let started = Instant::now();
         let number = state.step + 1;
         let rows = self.job.rows;
-        let micro_batches = pack(rows, members, self.job.config.micro_batch_tokens);
+        let path = &state.numeric_path;
+        let micro_batches = pack(
+            rows,
+            members,
+            path.micro_batch_tokens,
+            &path.shared_prefixes,
+        );
         let label_tokens: usize = members.iter().map(|&row| rows[row].label_tokens()).sum();
         let scale = 1.0 / label_tokens as f32;
         let not_finite = |what, value, members: &[usize]| TrainError::NotFinite {
@@ -299,7 +306,7 @@ impl Sitting<'_> {
                 .pool
                 .install(|| engine.accumulate_gradients(parameters, batch, scale, gradients));
             if !summed.is_finite() {
-                return Err(not_finite("loss", summed, &batch.rows));
+                return Err(not_finite("loss", summed, &batch.rows()));
             }
             loss += summed;
             observer.on_micro_batch(number, done + 1, micro_batches.len());
@@ -342,7 +349,14 @@ impl Sitting<'_> {
         let started = Instant::now();
         let members: Vec<usize> = (0..rows.len()).collect();
         let mut loss = 0.0;
-        for batch in pack(rows, &members, self.job.config.micro_batch_tokens) {
+        let path = &state.numeric_path;
+        let batches = pack(
+            rows,
+            &members,
+            path.micro_batch_tokens,
+            &path.shared_prefixes,
+        );
+        for batch in batches {
             let engine = &mut self.engine;
             let summed = self.pool.install(|| engine.loss(parameters, &batch));
             if !summed.is_finite() {
@@ -350,7 +364,7 @@ impl Sitting<'_> {
                     step: state.step,
                     what: "held-out loss",
                     value: summed,
-                    examples: batch.rows.iter().map(|&row| rows[row].example).collect(),
+                    examples: batch.rows().iter().map(|&row| rows[row].example).collect(),
                     checkpoint: self.saved,
                 });
             }

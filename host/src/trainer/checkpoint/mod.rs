@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::adamw::{AdamW, AdamWConstants};
 use super::parameters::ParameterSet;
+use super::prefixes::SharedPrefixes;
 use super::progress::{HeldOutLoss, StepRecord};
 pub(super) use tensor_file::hex;
 use tensor_file::{read_tensors, write_tensors};
@@ -83,6 +84,10 @@ pub struct NumericPath {
     pub instructions: String,
     /// Most tokens of a micro-batch: decides the split of a step.
     pub micro_batch_tokens: usize,
+    /// Beginnings of rows that are computed once in a micro-batch; they decide the split too.
+    /// Checkpoints that do not name them were computed without.
+    #[serde(default)]
+    pub shared_prefixes: SharedPrefixes,
 }
 
 /// A checkpoint in memory.

@@ -23,6 +23,7 @@ fn state(step: u64) -> CheckpointState {
             threads: 2,
             instructions: "none".to_owned(),
             micro_batch_tokens: 512,
+            shared_prefixes: SharedPrefixes::none(),
         },
         history: vec![StepRecord {
             step,

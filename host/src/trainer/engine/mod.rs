@@ -180,7 +180,7 @@ impl CpuEngine {
         split_heads(v, projected, qkv, queries + keys..qkv, head_dim, None);
         let heads = &mut self.shared.heads[..tokens * queries];
         let log_sum = &mut saved.log_sum[..tokens * shape.heads];
-        attention_forward(heads, log_sum, q, k, v, &batch.sequences, shape);
+        attention_forward(heads, log_sum, q, k, v, &batch.segments, shape);
         let attended = &mut saved.attended[..tokens * queries];
         merge_heads(attended, heads, queries, 0..queries, head_dim, None);
         let middle = &mut saved.middle[..tokens * hidden];
@@ -345,7 +345,7 @@ impl CpuEngine {
             delta,
             d_out: d_heads,
         };
-        attention_backward(d_q, d_k, d_v, forward, &batch.sequences, shape);
+        attention_backward(d_q, d_k, d_v, forward, &batch.segments, shape);
         let d_qkv = &mut shared.qkv[..tokens * qkv];
         let rotation = Some((&self.rope, batch.positions.as_slice()));
         merge_heads(d_qkv, d_q, qkv, 0..queries, head_dim, rotation);

@@ -1,4 +1,5 @@
-//! Causal attention within each sequence of a packed micro-batch, with grouped key/value heads.
+//! Causal attention within each segment of a packed micro-batch and to the prefix that it shares,
+//! with grouped key/value heads.
 
 use std::ops::Range;
 
@@ -6,8 +7,10 @@ use rayon::prelude::*;
 
 use super::matmul::{Matrix, MatrixMut, matmul};
 use super::vector::{dot, exp_in_place, max, vectorised};
+use crate::trainer::model::Segment;
 
-/// `out = softmax(q kᵀ / √head_dim, causal) v`, sequence by sequence.
+/// `out = softmax(q kᵀ / √head_dim, causal) v`, segment by segment; `k` and `v` are the segment's
+/// own behind those of its prefix.
 ///
 /// `q` and `out` are `[heads, tokens, head_dim]`, `k` and `v` `[kv_heads, tokens, head_dim]`. The
 /// logarithm of each softmax's denominator goes to `log_sum` (`[heads, tokens]`) for the backward pass.
@@ -17,7 +20,7 @@ pub(in crate::trainer) fn attention_forward(
     q: &[f32],
     k: &[f32],
     v: &[f32],
-    sequences: &[Range<usize>],
+    segments: &[Segment],
     shape: AttentionShape,
 ) {
     let AttentionShape {
@@ -31,21 +34,45 @@ pub(in crate::trainer) fn attention_forward(
         .for_each_init(Vec::new, |scores, (head, ((out, log_sum), q))| {
             let kv = head / shape.group();
             let (k, v) = (&k[kv * plane..][..plane], &v[kv * plane..][..plane]);
-            for sequence in sequences {
-                let length = sequence.len();
-                let part = sequence.start * head_dim..sequence.end * head_dim;
-                let k = Matrix::new(&k[part.clone()], length, head_dim);
-                let v = Matrix::new(&v[part.clone()], length, head_dim);
-                let q = Matrix::new(&q[part.clone()], length, head_dim);
-                scores.resize(length * length, 0.0);
-                let square = |s| MatrixMut::new(s, length, length);
-                matmul(square(scores), false, shape.scale(), q, k.t(), false);
-                causal_softmax(scores, &mut log_sum[sequence.clone()]);
-                let weights = Matrix::new(scores, length, length);
-                let out = MatrixMut::new(&mut out[part], length, head_dim);
-                matmul(out, false, 1.0, weights, v, false);
+            let rows = |plane, tokens: &Range<usize>| rows(plane, tokens, head_dim);
+            for segment in segments {
+                let length = segment.tokens.len();
+                let width = segment.prefix.len() + length;
+                let q = rows(q, &segment.tokens);
+                scores.resize(length * width, 0.0);
+                for (tokens, columns) in seen(segment) {
+                    let scores = MatrixMut::new(scores, length, width).columns(columns);
+                    matmul(scores, false, shape.scale(), q, rows(k, tokens).t(), false);
+                }
+                causal_softmax(scores, &mut log_sum[segment.tokens.clone()]);
+                let weights = Matrix::new(scores, length, width);
+                for (part, (tokens, columns)) in seen(segment).enumerate() {
+                    let out = rows_mut(out, &segment.tokens, head_dim);
+                    let weights = weights.columns(columns);
+                    matmul(out, part > 0, 1.0, weights, rows(v, tokens), false);
+                }
             }
         });
+}
+
+/// The stretches of tokens that a segment attends to, itself first, each with its columns among the
+/// segment's scores, where the prefix comes first.
+fn seen(segment: &Segment) -> impl Iterator<Item = (&Range<usize>, Range<usize>)> {
+    let before = segment.prefix.len();
+    let own = (&segment.tokens, before..before + segment.tokens.len());
+    let prefix = (before > 0).then_some((&segment.prefix, 0..before));
+    std::iter::once(own).chain(prefix)
+}
+
+/// One head's rows of some tokens.
+fn rows<'a>(plane: &'a [f32], tokens: &Range<usize>, head_dim: usize) -> Matrix<'a> {
+    let part = &plane[tokens.start * head_dim..tokens.end * head_dim];
+    Matrix::new(part, tokens.len(), head_dim)
+}
+
+fn rows_mut<'a>(plane: &'a mut [f32], tokens: &Range<usize>, head_dim: usize) -> MatrixMut<'a> {
+    let part = &mut plane[tokens.start * head_dim..tokens.end * head_dim];
+    MatrixMut::new(part, tokens.len(), head_dim)
 }
 
 /// Heads and sizes of an attention.
@@ -83,13 +110,14 @@ pub(in crate::trainer) struct AttentionSaved<'a> {
 /// Writes the gradients of queries, keys and values.
 ///
 /// The attention weights are computed again from the saved denominators (Dao et al., arXiv
-/// 2205.14135, section 3.1) and never stored for a whole layer.
+/// 2205.14135, section 3.1) and never stored for a whole layer. A prefix comes before the segments
+/// that share it, so its own gradients are there when theirs are added.
 pub(in crate::trainer) fn attention_backward(
     dq: &mut [f32],
     dk: &mut [f32],
     dv: &mut [f32],
     saved: AttentionSaved<'_>,
-    sequences: &[Range<usize>],
+    segments: &[Segment],
     shape: AttentionShape,
 ) {
     let AttentionShape {
@@ -105,39 +133,51 @@ pub(in crate::trainer) fn attention_backward(
         .for_each_init(
             || (Vec::new(), Vec::new()),
             |(weights, d_weights), (kv, ((dq, dk), dv))| {
-                for sequence in sequences {
-                    let length = sequence.len();
-                    let part = sequence.start * head_dim..sequence.end * head_dim;
-                    let k = &saved.k[kv * plane..][..plane][part.clone()];
-                    let v = &saved.v[kv * plane..][..plane][part.clone()];
-                    let (k, v) = (
-                        Matrix::new(k, length, head_dim),
-                        Matrix::new(v, length, head_dim),
-                    );
+                let rows = |plane, tokens: &Range<usize>| rows(plane, tokens, head_dim);
+                let (k, v) = (
+                    &saved.k[kv * plane..][..plane],
+                    &saved.v[kv * plane..][..plane],
+                );
+                for segment in segments {
+                    let length = segment.tokens.len();
+                    let width = segment.prefix.len() + length;
                     for member in 0..group {
                         let head = kv * group + member;
-                        let q = &saved.q[head * plane..][..plane][part.clone()];
-                        let d_out = &saved.d_out[head * plane..][..plane][part.clone()];
-                        let q = Matrix::new(q, length, head_dim);
-                        let d_out = Matrix::new(d_out, length, head_dim);
-                        let log_sum = &saved.log_sum[head * tokens..][sequence.clone()];
-                        let delta = &saved.delta[head * tokens..][sequence.clone()];
-                        weights.resize(length * length, 0.0);
-                        d_weights.resize(length * length, 0.0);
-                        let square = |s| MatrixMut::new(s, length, length);
-                        matmul(square(weights), false, shape.scale(), q, k.t(), false);
-                        matmul(square(d_weights), false, 1.0, d_out, v.t(), false);
+                        let q = rows(&saved.q[head * plane..][..plane], &segment.tokens);
+                        let d_out = &saved.d_out[head * plane..][..plane];
+                        let d_out = rows(d_out, &segment.tokens);
+                        let log_sum = &saved.log_sum[head * tokens..][segment.tokens.clone()];
+                        let delta = &saved.delta[head * tokens..][segment.tokens.clone()];
+                        weights.resize(length * width, 0.0);
+                        d_weights.resize(length * width, 0.0);
+                        for (tokens, columns) in seen(segment) {
+                            let weights =
+                                MatrixMut::new(weights, length, width).columns(columns.clone());
+                            let k = rows(k, tokens).t();
+                            matmul(weights, false, shape.scale(), q, k, false);
+                            let d_weights =
+                                MatrixMut::new(d_weights, length, width).columns(columns);
+                            matmul(d_weights, false, 1.0, d_out, rows(v, tokens).t(), false);
+                        }
                         softmax_backward(weights, d_weights, log_sum, delta);
-                        let weights = Matrix::new(weights, length, length);
-                        let d_scores = Matrix::new(d_weights, length, length);
-                        let later = member > 0;
-                        let dv = MatrixMut::new(&mut dv[part.clone()], length, head_dim);
-                        matmul(dv, later, 1.0, weights.t(), d_out, false);
-                        let dk = MatrixMut::new(&mut dk[part.clone()], length, head_dim);
-                        matmul(dk, later, shape.scale(), d_scores.t(), q, false);
-                        let dq = &mut dq[member * plane..][..plane][part.clone()];
-                        let dq = MatrixMut::new(dq, length, head_dim);
-                        matmul(dq, false, shape.scale(), d_scores, k, false);
+                        let weights = Matrix::new(weights, length, width);
+                        let d_scores = Matrix::new(d_weights, length, width);
+                        let dq = &mut dq[member * plane..][..plane];
+                        for (part, (tokens, columns)) in seen(segment).enumerate() {
+                            // The prefix's gradients are there already, the segment's own are from
+                            // the second head of the group on.
+                            let in_prefix = part > 0;
+                            let later = in_prefix || member > 0;
+                            let weights = weights.columns(columns.clone());
+                            let d_scores = d_scores.columns(columns);
+                            let dv = rows_mut(dv, tokens, head_dim);
+                            matmul(dv, later, 1.0, weights.t(), d_out, false);
+                            let dk = rows_mut(dk, tokens, head_dim);
+                            matmul(dk, later, shape.scale(), d_scores.t(), q, false);
+                            let dq = rows_mut(dq, &segment.tokens, head_dim);
+                            let k = rows(k, tokens);
+                            matmul(dq, in_prefix, shape.scale(), d_scores, k, false);
+                        }
                     }
                 }
             },
@@ -145,11 +185,12 @@ pub(in crate::trainer) fn attention_backward(
 }
 
 vectorised! {
-    /// Softmax of row `i` over its first `i + 1` columns; the rest becomes zero.
+    /// Softmax of row `i` over the prefix's columns and the `i + 1` after them; the rest becomes zero.
     fn causal_softmax(scores: &mut [f32], log_sum: &mut [f32]) {
-        let length = log_sum.len();
-        for (i, (row, log_sum)) in scores.chunks_exact_mut(length).zip(log_sum).enumerate() {
-            let (past, future) = row.split_at_mut(i + 1);
+        let width = scores.len() / log_sum.len();
+        let prefix = width - log_sum.len();
+        for (i, (row, log_sum)) in scores.chunks_exact_mut(width).zip(log_sum).enumerate() {
+            let (past, future) = row.split_at_mut(prefix + i + 1);
             let largest = max(past);
             let sum = exp_in_place(past, largest);
             let inverse = 1.0 / sum;
@@ -165,11 +206,12 @@ vectorised! {
 vectorised! {
     /// Turns scores into weights again, and gradients of the weights into gradients of the scores.
     fn softmax_backward(scores: &mut [f32], d_weights: &mut [f32], log_sum: &[f32], delta: &[f32]) {
-        let length = log_sum.len();
-        let rows = scores.chunks_exact_mut(length).zip(d_weights.chunks_exact_mut(length));
+        let width = scores.len() / log_sum.len();
+        let prefix = width - log_sum.len();
+        let rows = scores.chunks_exact_mut(width).zip(d_weights.chunks_exact_mut(width));
         for (i, ((row, d_row), (log_sum, delta))) in rows.zip(log_sum.iter().zip(delta)).enumerate() {
-            let (past, future) = row.split_at_mut(i + 1);
-            let (d_past, d_future) = d_row.split_at_mut(i + 1);
+            let (past, future) = row.split_at_mut(prefix + i + 1);
+            let (d_past, d_future) = d_row.split_at_mut(prefix + i + 1);
             exp_in_place(past, *log_sum);
             for (d, p) in d_past.iter_mut().zip(past) {
                 *d = *p * (*d - delta);

@@ -1,5 +1,7 @@
 //! Matrix products through the `gemm` crate.
 
+use std::ops::Range;
+
 use gemm::Parallelism;
 
 /// A matrix seen in a slice.
@@ -12,11 +14,12 @@ pub(in crate::trainer) struct Matrix<'a> {
     col_stride: usize,
 }
 
-/// A matrix to be written, rows contiguous.
+/// A matrix to be written, each row contiguous.
 pub(in crate::trainer) struct MatrixMut<'a> {
     data: &'a mut [f32],
     rows: usize,
     cols: usize,
+    row_stride: usize,
 }
 
 impl<'a> Matrix<'a> {
@@ -33,6 +36,24 @@ impl<'a> Matrix<'a> {
             cols,
             row_stride: cols,
             col_stride: 1,
+        }
+    }
+
+    /// Some of the columns, without moving anything.
+    ///
+    /// # Panics
+    /// If there are no rows, or not so many columns.
+    pub fn columns(self, columns: Range<usize>) -> Self {
+        assert!(
+            self.rows > 0 && columns.start < columns.end && columns.end <= self.cols,
+            "columns {columns:?} of a {}x{} matrix",
+            self.rows,
+            self.cols
+        );
+        Self {
+            data: &self.data[columns.start * self.col_stride..],
+            cols: columns.len(),
+            ..self
         }
     }
 
@@ -56,7 +77,30 @@ impl<'a> MatrixMut<'a> {
             rows * cols,
             "a {rows}x{cols} matrix needs its elements"
         );
-        Self { data, rows, cols }
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride: cols,
+        }
+    }
+
+    /// Some of the columns; the others are not touched.
+    ///
+    /// # Panics
+    /// If there are no rows, or not so many columns.
+    pub fn columns(self, columns: Range<usize>) -> Self {
+        assert!(
+            self.rows > 0 && columns.start < columns.end && columns.end <= self.cols,
+            "columns {columns:?} of a {}x{} matrix",
+            self.rows,
+            self.cols
+        );
+        Self {
+            data: &mut self.data[columns.start..],
+            cols: columns.len(),
+            ..self
+        }
     }
 }
 
@@ -85,8 +129,10 @@ pub(in crate::trainer) fn matmul(
         Parallelism::None
     };
     // SAFETY: `new` checked that each slice has rows × cols elements, and the strides of a matrix or
-    // of its transpose reach each of them exactly once; the shapes agree by the assertion above;
-    // `out` is a unique borrow and overlaps neither operand.
+    // of its transpose reach each of them exactly once; `columns` keeps the strides, takes fewer
+    // columns and moves the beginning by no more than those left out, so what is reached is among
+    // what was; the shapes agree by the assertion above; `out` is a unique borrow and overlaps
+    // neither operand.
     unsafe {
         gemm::gemm(
             out.rows,
@@ -94,7 +140,7 @@ pub(in crate::trainer) fn matmul(
             a.cols,
             out.data.as_mut_ptr(),
             1,
-            out.cols as isize,
+            out.row_stride as isize,
             accumulate,
             a.data.as_ptr(),
             a.col_stride as isize,
@@ -147,5 +193,16 @@ mod tests {
             true,
         );
         assert_eq!(out, [6.0, 10.0, 12.5, 16.5]);
+    }
+
+    #[test]
+    fn columns_are_read_and_written_alone() {
+        let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let a = Matrix::new(&a, 2, 3);
+        let mut out = [100.0; 6];
+        let right = MatrixMut::new(&mut out, 2, 3).columns(1..3);
+        let last = a.columns(1..3);
+        matmul(right, false, 1.0, last, last.t(), false);
+        assert_eq!(out, [100.0, 13.0, 28.0, 100.0, 28.0, 61.0]);
     }
 }

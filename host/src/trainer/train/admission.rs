@@ -8,6 +8,7 @@ use crate::trainer::checkpoint::{CheckpointState, NumericPath, RunIdentity, hex}
 use crate::trainer::config::TrainDtype;
 use crate::trainer::engine::ENGINE_NAME;
 use crate::trainer::kernels::instructions;
+use crate::trainer::prefixes::SharedPrefixes;
 
 /// Refuses what cannot be trained before anything is written.
 pub(super) fn check(job: &TrainJob<'_>) -> Result<(), TrainError> {
@@ -77,6 +78,7 @@ pub(super) fn numeric_path(job: &TrainJob<'_>) -> NumericPath {
         threads: if job.threads == 0 { all() } else { job.threads },
         instructions: instructions().to_owned(),
         micro_batch_tokens: job.config.micro_batch_tokens,
+        shared_prefixes: SharedPrefixes::of(job.rows),
     }
 }
 

@@ -1,8 +1,11 @@
 use std::fs;
 
+use sha2::{Digest, Sha256};
+
 use super::*;
 use crate::trainer::config::LrScheduler;
-use crate::trainer::testing::{tiny_config, tiny_parameters, tiny_rows};
+use crate::trainer::prefixes::SharedPrefixes;
+use crate::trainer::testing::{alike_rows, tiny_config, tiny_parameters, tiny_rows};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
@@ -174,6 +177,68 @@ fn a_stopped_run_goes_on_to_the_bit() {
     );
 }
 
+/// Stops a run after its second step, lets `between` change its checkpoint, and runs it to the end.
+fn stopped_and_resumed(run: &Run, between: impl FnOnce(&Path)) -> TrainOutcome {
+    let stop: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+    let mut first = Recorder {
+        cancel_after: Some((2, stop)),
+        ..Recorder::default()
+    };
+    run.go(&mut first, stop).unwrap_err();
+    between(&run.dir.path().join("checkpoints/step-000002"));
+    let mut second = Recorder::default();
+    let outcome = run.go(&mut second, &NEVER).unwrap();
+    assert_eq!((outcome.resumed_from, second.notices), (2, vec![]));
+    outcome
+}
+
+#[test]
+fn shared_prefixes_are_kept_in_the_checkpoint_and_used_again() {
+    let alike = || {
+        let mut run = Run::new(config());
+        run.rows = alike_rows(10, 7);
+        run.held_out = alike_rows(13, 8).split_off(10);
+        run
+    };
+    let want = alike().go(&mut Recorder::default(), &NEVER).unwrap();
+    let prefixes = &want.numeric_path.shared_prefixes;
+    assert_eq!(prefixes, &SharedPrefixes::of(&alike_rows(10, 7)));
+    assert_eq!(prefixes.tokens().count(), 2);
+    let got = stopped_and_resumed(&alike(), |_| {});
+    assert_eq!(bits(&got), bits(&want));
+    assert_eq!(numbers(&got.history), numbers(&want.history));
+
+    let mut one_thread = alike();
+    one_thread.threads = 1;
+    let one_thread = one_thread.go(&mut Recorder::default(), &NEVER).unwrap();
+    assert_eq!(bits(&one_thread), bits(&want));
+
+    // A checkpoint of a run that shared nothing, as those from before there was sharing.
+    let got = stopped_and_resumed(&alike(), |checkpoint| {
+        let state = checkpoint.join("state.json");
+        let manifest = checkpoint.join("manifest.json");
+        let read = |path| -> serde_json::Value {
+            serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+        };
+        let mut old = read(&state);
+        let path = old["numeric_path"].as_object_mut().unwrap();
+        assert!(path.remove("shared_prefixes").is_some());
+        let old = old.to_string();
+        let mut files = read(&manifest);
+        let record = &mut files["files"]["state.json"];
+        record["sha256"] = crate::trainer::checkpoint::hex(&Sha256::digest(&old)).into();
+        record["bytes"] = old.len().into();
+        fs::write(&state, old).unwrap();
+        fs::write(&manifest, files.to_string()).unwrap();
+    });
+    assert_eq!(got.numeric_path.shared_prefixes, SharedPrefixes::none());
+    assert_ne!(bits(&got), bits(&want), "the order of sums is another");
+    for (a, b) in got.history.iter().zip(&want.history) {
+        assert!((a.loss - b.loss).abs() < 1e-5, "{} {}", a.loss, b.loss);
+        assert_eq!((a.tokens, a.label_tokens), (b.tokens, b.label_tokens));
+    }
+}
+
 #[test]
 fn a_run_killed_at_any_named_instant_ends_the_same() {
     let want = Run::new(config())
@@ -262,17 +327,20 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn the_split_into_micro_batches_changes_rounding_only() {
-    let narrow = Run::new(config())
-        .go(&mut Recorder::default(), &NEVER)
-        .unwrap();
-    let wide = Run::new(TrainConfig {
-        micro_batch_tokens: 512,
-        ..config()
-    });
-    let wide = wide.go(&mut Recorder::default(), &NEVER).unwrap();
-    for (a, b) in narrow.history.iter().zip(&wide.history) {
-        assert!((a.loss - b.loss).abs() < 1e-5, "{} {}", a.loss, b.loss);
-        assert!((a.grad_norm - b.grad_norm).abs() < 1e-4 * b.grad_norm);
+    for rows in [tiny_rows(10, 7), alike_rows(10, 7)] {
+        let go = |micro_batch_tokens| {
+            let mut run = Run::new(TrainConfig {
+                micro_batch_tokens,
+                ..config()
+            });
+            run.rows = rows.clone();
+            run.go(&mut Recorder::default(), &NEVER).unwrap()
+        };
+        let (narrow, wide) = (go(32), go(512));
+        for (a, b) in narrow.history.iter().zip(&wide.history) {
+            assert!((a.loss - b.loss).abs() < 1e-5, "{} {}", a.loss, b.loss);
+            assert!((a.grad_norm - b.grad_norm).abs() < 1e-4 * b.grad_norm);
+        }
     }
 }
 

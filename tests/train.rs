@@ -1,0 +1,214 @@
+//! `pacos train`: a student and a dataset, with no teacher, no key and no ledger.
+
+mod support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use support::{fails, pacos, sha256, student, succeeds};
+
+/// A folder with a student and a dataset of twelve examples in both forms of the template.
+struct Desk(tempfile::TempDir);
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Desk(tempfile::tempdir().expect("a temporary folder"));
+        student::write(&desk.path("student"));
+        let lines: Vec<String> = rows().iter().map(Value::to_string).collect();
+        fs::write(desk.path("numbers.jsonl"), lines.join("\n")).unwrap();
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// `pacos train` of a dataset, short and with a loss that falls.
+    fn train(&self, data: &str, dir: &str) -> Command {
+        let mut command = pacos();
+        command.arg("train").arg(self.path(data));
+        command.arg("--model").arg(self.path("student"));
+        command.arg("--dir").arg(self.path(dir));
+        for setting in SETTINGS {
+            command.arg("--set").arg(format!("trainer.{setting}"));
+        }
+        command
+    }
+}
+
+const SETTINGS: [&str; 5] = [
+    "epochs=2",
+    "batch_size=4",
+    "learning_rate=3e-2",
+    "eval_fraction=0.2",
+    "checkpoint_every=2",
+];
+
+fn rows() -> Vec<Value> {
+    (1..=12)
+        .map(|n| {
+            let input = if n % 3 == 0 {
+                n.to_string()
+            } else {
+                String::new()
+            };
+            let instruction = format!("{} Name the number after {n}.", "Think. ".repeat(n % 4));
+            json!({"instruction": instruction, "input": input, "output": (n + 1).to_string()})
+        })
+        .collect()
+}
+
+fn losses(told: &str) -> Vec<f64> {
+    let told: Value = serde_json::from_str(told).expect("it is JSON");
+    serde_json::from_value(told["losses"].clone()).expect("a loss for each step")
+}
+
+fn weights(dir: &Path) -> String {
+    sha256(&dir.join("model/model.safetensors"))
+}
+
+#[test]
+fn a_dataset_is_learnt_planned_first_and_resumed_to_the_bit() {
+    let desk = Desk::new();
+    let output = desk.train("numbers.jsonl", "whole").output().unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{out}{err}");
+    for line in ["memory", "of these computed", "in all", "train: 6 steps"] {
+        assert!(err.contains(line), "{line}: {err}");
+    }
+    assert!(out.contains("Trained for 6 steps in"), "{out}");
+    assert!(out.contains("Loss on examples that it never saw"), "{out}");
+    assert!(desk.path("whole/model/tokenizer.json").exists());
+    // What is finished gives its result again.
+    let told = succeeds(desk.train("numbers.jsonl", "whole").arg("--json"));
+    let whole = losses(&told);
+    assert_eq!(whole.len(), 6);
+    assert!(whole[5] < whole[0], "{whole:?}");
+    let record = fs::read(desk.path("whole/training.json")).unwrap();
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!(record["steps"][5]["loss"], json!(whole[5]));
+
+    let killed = desk
+        .train("numbers.jsonl", "killed")
+        .env("PACOS_CRASH_AT", "step:after@5")
+        .output()
+        .unwrap();
+    assert!(!killed.status.success());
+    assert!(!desk.path("killed/model").exists());
+    let told = succeeds(desk.train("numbers.jsonl", "killed").arg("--json"));
+    assert_eq!(losses(&told), whole);
+    assert_eq!(weights(&desk.path("killed")), weights(&desk.path("whole")));
+
+    // The same rows as Stanford's file has them.
+    fs::write(desk.path("alpaca_data.json"), json!(rows()).to_string()).unwrap();
+    succeeds(&mut desk.train("alpaca_data.json", "array"));
+    assert_eq!(weights(&desk.path("array")), weights(&desk.path("whole")));
+}
+
+#[test]
+fn a_manifest_trains_its_student_without_its_teachers_key() {
+    let desk = Desk::new();
+    let manifest = desk.path("recipe.toml");
+    let trainer = SETTINGS.join("\n");
+    let text = format!(
+        "name = \"numbers\"\nseed = 7\n\n[seeds]\nbundled = true\n\n\
+         [models.far]\nprovider = \"openai\"\nmodel = \"far\"\nbase_url = \"https://nowhere.invalid/v1\"\n\
+         api_key_env = \"PACOS_TEST_NO_SUCH_KEY\"\n\n\
+         [models.own]\nprovider = \"local\"\nmodel = \"student\"\n\n\
+         [roles]\nteacher = \"far\"\nstudent = \"own\"\n\n\
+         [generator]\nplugin = \"self-instruct\"\ngrant = [\"models:teacher\"]\n\n\
+         [dataset]\ntarget = 12\n\n[trainer]\n{trainer}\n"
+    );
+    fs::write(&manifest, text).unwrap();
+    let train = |data: &Path| {
+        let mut command = pacos();
+        command.arg("train").arg(&manifest).arg("--data").arg(data);
+        command.arg("--dir").arg(desk.path("by-manifest"));
+        command.current_dir(desk.0.path());
+        command
+    };
+    let told = fails(&mut train(&desk.path("absent.jsonl")), 2);
+    assert!(told.contains("name the dataset with --data FILE"), "{told}");
+    // A run's directory stands for its dataset.
+    fs::create_dir_all(desk.path("run/dataset")).unwrap();
+    fs::copy(
+        desk.path("numbers.jsonl"),
+        desk.path("run/dataset/dataset.jsonl"),
+    )
+    .unwrap();
+    succeeds(&mut train(&desk.path("run")));
+    succeeds(&mut desk.train("numbers.jsonl", "by-file"));
+    assert_eq!(
+        weights(&desk.path("by-manifest")),
+        weights(&desk.path("by-file"))
+    );
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_named_with_its_place() {
+    let desk = Desk::new();
+    let told = fails(pacos().arg("train").arg(desk.path("numbers.jsonl")), 2);
+    assert!(
+        told.contains("a dataset needs a student: --model"),
+        "{told}"
+    );
+
+    let mut lines: Vec<String> = rows().iter().map(Value::to_string).collect();
+    lines[4] = "{\"output\": \"5\"}".into();
+    fs::write(desk.path("broken.jsonl"), lines.join("\n")).unwrap();
+    let told = fails(&mut desk.train("broken.jsonl", "broken"), 2);
+    assert!(
+        told.contains("broken.jsonl:5: \"instruction\" is missing or empty"),
+        "{told}"
+    );
+    assert!(!desk.path("broken").exists());
+
+    let long = json!({"instruction": "Why? ".repeat(200), "input": "", "output": "So."});
+    lines[4] = long.to_string();
+    fs::write(desk.path("long.jsonl"), lines.join("\n")).unwrap();
+    let told = fails(&mut desk.train("long.jsonl", "long"), 2);
+    assert!(
+        told.contains("long.jsonl: line 5: the prompt alone fills max_seq_len (512 tokens)"),
+        "{told}"
+    );
+    succeeds(desk.train("long.jsonl", "long").arg("--skip-long-prompts"));
+
+    let told = fails(
+        desk.train("numbers.jsonl", "setting")
+            .args(["--set", "trainer.batch_size=0"]),
+        2,
+    );
+    assert!(
+        told.contains("batch_size is 0; expected a whole number of at least 1"),
+        "{told}"
+    );
+
+    // A directory where another student, or other rows, began to be trained.
+    let told = fails(&mut desk.train("numbers.jsonl", "long"), 2);
+    assert!(
+        told.contains("the examples or their tokens are not the same"),
+        "{told}"
+    );
+    let config = desk.path("student/config.json");
+    let mut other: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    other["rope_theta"] = json!(20_000.0);
+    fs::write(&config, other.to_string()).unwrap();
+    let mut again = desk.train("long.jsonl", "long");
+    let told = fails(again.arg("--skip-long-prompts"), 2);
+    assert!(told.contains("training in"), "{told}");
+    assert!(told.contains("began with"), "{told}");
+
+    // A vocabulary that is too small for its tokenizer.
+    other["vocab_size"] = json!(100);
+    fs::write(&config, other.to_string()).unwrap();
+    let told = fails(&mut desk.train("numbers.jsonl", "vocabulary"), 3);
+    assert!(told.contains("100"), "{told}");
+    assert!(!desk.path("vocabulary/checkpoints").exists());
+}
