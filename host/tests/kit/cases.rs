@@ -207,6 +207,10 @@ async fn mistakes_in_the_file_name_their_line() {
             "FILE:3: unknown field `expected`, expected one of `name`, `config`, `seeds`, `replies`, `input`, `expect`, `metrics`, `diagnostics`".into(),
         ),
         (
+            "[[case]]\nname = \"a\"\nconfig = []\n",
+            "FILE:3: invalid type: sequence, expected a map".into(),
+        ),
+        (
             "\n[[case]]\nname = \"a\"\n",
             "FILE:2: case \"a\" needs `input` and `expect`, or `diagnostics`".into(),
         ),
