@@ -29,11 +29,13 @@ enum Opened {
         files: Vec<SafetensorsFile>,
         place: BTreeMap<String, usize>,
     },
-    Gguf {
-        file: GgufFile,
-        stored: BTreeMap<String, String>,
-        config: LlamaConfig,
-    },
+    Gguf(Box<OpenedGguf>),
+}
+
+struct OpenedGguf {
+    file: GgufFile,
+    stored: BTreeMap<String, String>,
+    config: LlamaConfig,
 }
 
 impl WeightsReader {
@@ -51,11 +53,12 @@ impl WeightsReader {
                 let number = *place.get(name).expect(known);
                 files[number].tensor(name, dtype)
             }
-            Opened::Gguf {
-                file,
-                stored,
-                config,
-            } => {
+            Opened::Gguf(opened) => {
+                let OpenedGguf {
+                    file,
+                    stored,
+                    config,
+                } = &mut **opened;
                 let tensor = file.tensor(stored.get(name).expect(known))?;
                 gguf::to_hugging_face_layout(name, tensor, config)
                     .and_then(|tensor| tensor.to_dtype(dtype))
@@ -243,11 +246,11 @@ impl Weights {
         } else {
             let file = GgufFile::open(path)?;
             let stored = Self::survey_gguf(&file, config)?;
-            Opened::Gguf {
+            Opened::Gguf(Box::new(OpenedGguf {
                 file,
                 stored,
                 config: config.clone(),
-            }
+            }))
         }))
     }
 

@@ -111,10 +111,10 @@ fn more_bits(name: &str, config: &LlamaConfig) -> bool {
 pub enum ConvertError {
     /// The model cannot be read.
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(Box<SourceError>),
     /// Its weights cannot be read.
     #[error(transparent)]
-    Weights(#[from] WeightsError),
+    Weights(Box<WeightsError>),
     /// The tokenizer has no form in a GGUF file.
     #[error("the tokenizer of {} cannot go into a GGUF file: {reason}", path.display())]
     Tokenizer {
@@ -139,6 +139,18 @@ pub enum ConvertError {
         /// candle's words.
         source: candle_core::Error,
     },
+}
+
+impl From<SourceError> for ConvertError {
+    fn from(error: SourceError) -> Self {
+        ConvertError::Source(Box::new(error))
+    }
+}
+
+impl From<WeightsError> for ConvertError {
+    fn from(error: WeightsError) -> Self {
+        ConvertError::Weights(Box::new(error))
+    }
 }
 
 /// Writes a model as a GGUF file with its tokenizer and chat template, tensor by tensor. The file
