@@ -89,6 +89,9 @@ async fn write(engine: &Engine, prompt: Vec<u32>, count: usize) {
     for end in &engine.config().eos_token_ids {
         request.logit_bias.insert(*end, -1000.0);
     }
-    let completion = engine.complete(request).await.expect("the request is sound");
+    let completion = engine
+        .complete(request)
+        .await
+        .expect("the request is sound");
     assert_eq!(completion.completion_tokens, count);
 }
