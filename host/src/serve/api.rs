@@ -497,7 +497,7 @@ mod tests {
         );
         assert_eq!(
             chat(json!({"temperature": "hot"})),
-            "`temperature` cannot be read: invalid type: string \"hot\", expected f32 at line 1 column 71"
+            "`temperature` cannot be read: invalid type: string \"hot\", expected f32 at line 1 column 67"
         );
         assert_eq!(
             chat(json!({"stream": true, "logprobs": true})),

@@ -169,10 +169,11 @@ impl Stored {
     /// The same matrix with its rows, of `inputs` weights, in another order: row `i` is what was row `from(i)`.
     pub(in crate::llama) fn with_rows(&self, inputs: usize, from: impl Fn(usize) -> usize) -> Self {
         fn reorder<T: Copy>(all: &[T], width: usize, from: impl Fn(usize) -> usize) -> Vec<T> {
-            (0..all.len() / width)
-                .flat_map(|row| &all[from(row) * width..][..width])
-                .copied()
-                .collect()
+            let mut rows = Vec::with_capacity(all.len());
+            for row in 0..all.len() / width {
+                rows.extend_from_slice(&all[from(row) * width..][..width]);
+            }
+            rows
         }
         match self {
             Self::F32(numbers) => Self::F32(reorder(numbers, inputs, from)),
