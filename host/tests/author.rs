@@ -67,6 +67,8 @@ fn works(folder: &Path, kind: &str, language: &str) {
     assert!(count >= 5, "{cases}");
     let file = format!("{name}/build/{name}.wasm");
     assert_eq!(last, format!("{count} of {count} cases passed, on {file}"));
+    let checked = printed(&mut pacos(folder, &["check", &file]));
+    assert!(checked.contains(", 0 failed"), "{checked}");
 }
 
 /// The same source as a dynamic library, under the same cases.

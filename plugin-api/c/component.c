@@ -197,7 +197,10 @@ void STAGE(configure)(WORLD(string_t) *config, STAGE(list_diagnostic_t) *result)
         self = plugin_create();
     if (self == NULL)
         __builtin_trap();
-    plugin_configure(self, &call, *THEIRS(pacos_string, config), diagnostics);
+    if (pacos_is_table(*THEIRS(pacos_string, config)))
+        plugin_configure(self, &call, *THEIRS(pacos_string, config), diagnostics);
+    else
+        pacos_diagnose(&call, diagnostics, pacos_str(""), pacos_str("expected a table"), NULL);
     configured = true;
     for (i = 0; i < diagnostics->len; i++)
         if (diagnostics->items[i].severity == PACOS_SEVERITY_ERROR)

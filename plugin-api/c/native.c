@@ -169,6 +169,8 @@ static void configure(instance *it, pacos_call *call, pacos_string config, pacos
         it->self = plugin_create();
     if (it->self == NULL)
         pacos_diagnose(call, &diagnostics, pacos_str(""), pacos_str("there is no memory left"), NULL);
+    else if (!pacos_is_table(config))
+        pacos_diagnose(call, &diagnostics, pacos_str(""), pacos_str("expected a table"), NULL);
     else
         plugin_configure(it->self, call, config, &diagnostics);
     it->configured = it->self != NULL;

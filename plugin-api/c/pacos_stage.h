@@ -197,6 +197,18 @@ static inline void pacos_diagnose(pacos_call *call, pacos_list_diagnostic *diagn
     diagnostics->len += 1;
 }
 
+/* Whether a configuration can be one: it begins and ends as a JSON object does. The host writes
+ * them whole. */
+static inline bool pacos_is_table(pacos_string config)
+{
+    const char *first = config.ptr, *last = config.ptr + config.len;
+    while (first < last && strchr(" \t\n\r", *first) != NULL)
+        first++;
+    while (last > first && strchr(" \t\n\r", last[-1]) != NULL)
+        last--;
+    return last - first >= 2 && *first == '{' && last[-1] == '}';
+}
+
 static inline bool pacos_same(pacos_string one, pacos_string other)
 {
     return one.len == other.len && (one.len == 0 || memcmp(one.ptr, other.ptr, one.len) == 0);

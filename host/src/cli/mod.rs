@@ -186,6 +186,7 @@ fn stage_code(error: &StageError) -> u8 {
             Stop::Fatal { .. }
             | Stop::Failing { .. }
             | Stop::ServerFailing { .. }
+            | Stop::ServerGone { .. }
             | Stop::Budget { .. } => 3,
         },
         StageError::Plugin { .. }

@@ -224,6 +224,12 @@ fn win_rate(metric: &Metric, judge_fails: bool) -> String {
     };
     let (first, second) = (attribute("first"), attribute("second"));
     let verdict = attribute("verdict");
+    let explained = match (metric.standard_error, verdict) {
+        (None, "?") => String::new(),
+        (Some(_), "?") => " (standard error)".to_owned(),
+        (None, verdict) => format!(" (verdict: {verdict})"),
+        (Some(_), verdict) => format!(" (standard error; verdict: {verdict})"),
+    };
     if verdict.starts_with("cannot-tell") {
         let why = match judge_fails {
             true => "the judge does not know good answers from bad ones, as its calibration shows",
@@ -235,7 +241,7 @@ fn win_rate(metric: &Metric, judge_fails: bool) -> String {
         .standard_error
         .map_or(String::new(), |error| format!(" +- {error:.1}"));
     format!(
-        "{first} against {second}: wins {:.1} %{error} of {} (standard error; verdict: {verdict})",
+        "{first} against {second}: wins {:.1} %{error} of {}{explained}",
         metric.value, metric.n
     )
 }

@@ -44,6 +44,21 @@ pub struct Consumed {
 }
 
 impl Ledger {
+    /// Why the last record was put aside; empty where none was.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
+    pub fn last_quarantine(&self) -> Result<String, LedgerError> {
+        self.read("looking up why a record was put aside", |c| {
+            c.query_row(
+                "SELECT message FROM verdict_ WHERE decision = 'quarantine'
+                 ORDER BY unit DESC, n DESC LIMIT 1",
+                [],
+                |r| r.get(0),
+            )
+            .optional()
+        })
+        .map(Option::unwrap_or_default)
+    }
+
     /// Records a generator's unit.
     #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
     pub async fn record_unit(

@@ -18,8 +18,8 @@ use crate::{
     servers::{Again, Answer, RecordedResponse, Servers, SoundRequest},
 };
 
-/// Attempts of one request.
-const MOST_ATTEMPTS: u32 = 5;
+/// Attempts of one request: with the waits between them, a minute.
+const MOST_ATTEMPTS: u32 = 8;
 
 /// The longest that a server may put off an attempt.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -60,6 +60,13 @@ impl Service {
             match self.fetch_once(servers, asker, key, request, last).await? {
                 Ended::Outcome(outcome) => return Ok(response(outcome)),
                 Ended::NotSent(error) => return Ok(Err(error)),
+                Ended::Gone(error) => {
+                    return Err(Stop::ServerGone {
+                        server: server.clone(),
+                        attempts: number,
+                        error,
+                    });
+                }
                 Ended::Again(after) => {
                     let wait = after.map(|after| after.min(LONGEST_PAUSE));
                     let wait = wait.unwrap_or_else(|| backoff(number, key));
@@ -96,7 +103,12 @@ impl Service {
                 Ended::Outcome(RecordedOutcome::Answered(RecordedResponse(response))),
                 None,
             ),
-            Answer::Passing(error) if !last => (Ended::Again(None), Some(error)),
+            Answer::Passing(error) | Answer::Unreachable(error) if !last => {
+                (Ended::Again(None), Some(error))
+            }
+            // It is not this request's fault: nothing is recorded as its outcome, and once the
+            // server is back it is sent.
+            Answer::Unreachable(error) => (Ended::Gone(error.clone()), Some(error)),
             Answer::Passing(error) | Answer::Failed(error) => {
                 let outcome = RecordedOutcome::Failed(error.clone());
                 (Ended::Outcome(outcome), Some(error))
@@ -105,7 +117,7 @@ impl Service {
         };
         let outcome = match &ended {
             Ended::Outcome(outcome) => Some(outcome.clone()),
-            Ended::Again(_) | Ended::NotSent(_) => None,
+            Ended::Again(_) | Ended::NotSent(_) | Ended::Gone(_) => None,
         };
         let end = AttemptEnd {
             state: match failure {
@@ -164,6 +176,8 @@ enum Ended {
     Again(Option<Duration>),
     /// For a reason that is the recipe's: another recipe may send it.
     NotSent(Error),
+    /// Nobody is there.
+    Gone(Error),
 }
 
 fn response(outcome: RecordedOutcome<RecordedResponse>) -> Result<HttpResponse, Error> {
@@ -261,8 +275,8 @@ mod tests {
             .fetch(&asker(1), 2, &get(&format!("{url}later")))
             .await;
         let later = later.unwrap().unwrap();
-        assert_eq!((later.status, later.text().as_ref()), (503, "5"));
-        assert_eq!(service.ledger().spent().unwrap().requests, 7);
+        assert_eq!((later.status, later.text().as_ref()), (503, "8"));
+        assert_eq!(service.ledger().spent().unwrap().requests, 10);
     }
 
     #[tokio::test]
@@ -312,12 +326,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_gone_ends_the_run_and_is_asked_again_once_it_is_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = service(dir.path(), Budget::default());
+        let (gone, url) = server(|_: &Recorded| Action::status(200, ""));
+        let address = gone.address();
+        drop(gone);
+        let request = get(&url);
+        let stop = service.fetch(&asker(1), 0, &request).await.unwrap_err();
+        let text = stop.to_string();
+        assert!(text.contains("is not there, after 8 attempts: "), "{text}");
+        assert!(
+            text.ends_with("`pacos run` goes on from here once it is"),
+            "{text}"
+        );
+        let _back = Server::start_at(address, |_: &Recorded| Action::status(200, "back")).unwrap();
+        let response = service.fetch(&asker(1), 0, &request).await;
+        assert_eq!(response.unwrap().unwrap().text(), "back");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_server_that_answers_nobody_ends_the_run() {
         let dir = tempfile::tempdir().unwrap();
         let service = service(dir.path(), Budget::default());
-        // A port that nobody listens at any more.
-        let (gone, url) = server(|_: &Recorded| Action::status(200, ""));
-        drop(gone);
+        let (_server, url) = server(|_: &Recorded| Action::Drop);
         for number in 1..=FAILURES_IN_A_ROW {
             let request = get(&format!("{url}{number}"));
             let end = service.fetch(&asker(number), 0, &request).await;

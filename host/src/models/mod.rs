@@ -57,6 +57,18 @@ pub enum Stop {
         /// The last failure.
         error: pacos_plugin::Error,
     },
+    /// Nobody is at a server's address.
+    #[error(
+        "the server {server} is not there, after {attempts} attempts: {error}; `pacos run` goes on from here once it is", error = .error.message
+    )]
+    ServerGone {
+        /// Its name, as granted.
+        server: crate::manifest::ServerName,
+        /// How many.
+        attempts: u32,
+        /// The last failure.
+        error: pacos_plugin::Error,
+    },
     /// The budget does not cover the next request.
     #[error("the budget is spent: {0}. Raise [budget] {key} to go on", key = .0.key)]
     Budget(Exhausted),

@@ -67,6 +67,8 @@ pub struct Servers {
 
 /// What one attempt brought.
 pub(crate) enum Answer {
+    /// None: nobody is there. Another attempt may find somebody.
+    Unreachable(Error),
     /// A response, and when another attempt would bring a better one.
     Response(HttpResponse, Option<Again>),
     /// None, and another attempt may bring one.
@@ -148,17 +150,21 @@ impl Servers {
             conceal(&mut exchange, key);
         }
         let answer = answer(request, &exchange);
+        if matches!(exchange.end, End::TooLarge) {
+            // Nobody will read the beginning of it, and the record would grow by it every time.
+            exchange.body = Vec::new();
+        }
         (answer, exchange.status, exchange.body)
     }
 }
 
 fn answer(request: &SoundRequest, exchange: &Exchange) -> Answer {
     let name = &request.server;
-    let passing = |reason: String| {
-        Answer::Passing(
-            Error::new("no-answer", format!("{name} did not answer: {reason}")).retryable(),
-        )
+    let no_answer = |reason: &str| {
+        let message = format!("{name} did not answer: {reason}");
+        Error::new("no-answer", message).retryable()
     };
+    let passing = |reason: String| Answer::Passing(no_answer(&reason));
     match (&exchange.end, exchange.status) {
         (End::Whole, Some(status)) => {
             // RFC 9110, 15.5.9 and 15.6; RFC 6585, 4: not now, but perhaps later.
@@ -190,9 +196,8 @@ fn answer(request: &SoundRequest, exchange: &Exchange) -> Answer {
             "tls",
             format!("no encrypted connection to {name}: {reason}"),
         )),
-        (End::Unreachable(reason) | End::NoAnswer(reason) | End::Cut(reason), _) => {
-            passing(reason.clone())
-        }
+        (End::Unreachable(reason), _) => Answer::Unreachable(no_answer(reason)),
+        (End::NoAnswer(reason) | End::Cut(reason), _) => passing(reason.clone()),
         (End::TimedOut, _) => passing(format!("not whole after {} s", TIMEOUT.as_secs())),
     }
 }

@@ -161,7 +161,11 @@ impl Generate {
                             break Err(StageError::TooManyQuarantined {
                                 count: quarantined,
                                 limit: self.dataset.max_quarantined,
-                                last: step.last_error,
+                                last: match step.last_error.as_str() {
+                                    // They broke it in an earlier stretch of the run.
+                                    "" => self.ledger.last_quarantine()?,
+                                    last => last.to_owned(),
+                                },
                             });
                         }
                     }

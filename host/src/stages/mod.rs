@@ -106,7 +106,7 @@ pub enum StageError {
     },
     /// Too many records break a filter.
     #[error(
-        "{} broke a filter, more than max_quarantined = {limit}; the last: {last}", counted(*count, "record", "records")
+        "{} broke a filter, more than max_quarantined = {limit}; the last: {last}. Mend the plugin, or raise [dataset] max_quarantined; with the plugin or its config changed, `--fork NEW` judges them again", counted(*count, "record", "records")
     )]
     TooManyQuarantined {
         /// How many.

@@ -46,8 +46,8 @@ pub(super) fn build_component(project: &Project, output: &Path) -> Result<(), Bu
     })?;
     if !built.denied.is_empty() {
         eprintln!(
-            "warning: the plugin calls {} of {SYSTEM}: a plugin has no files, clock or environment, and \
-             they will answer that there is none",
+            "warning: the plugin calls {} of {SYSTEM}: a plugin has no files, clock or environment: what \
+             asks for files or the clock is told that there are none, what asks for the environment ends the plugin",
             built.denied.join(", ")
         );
     }

@@ -31,5 +31,21 @@ export function plugin(functions) {
       }
     },
   ]);
-  return Object.fromEntries(entries);
+  const served = Object.fromEntries(entries);
+  const configure = served.configure;
+  served.configure = (text) =>
+    isTable(text)
+      ? configure(text)
+      : [{ severity: 'error', path: '', message: 'expected a table' }];
+  return served;
+}
+
+/** Whether a configuration can be one: the text of a JSON object. */
+function isTable(text) {
+  try {
+    const value = JSON.parse(text);
+    return typeof value === 'object' && value !== null && !Array.isArray(value);
+  } catch {
+    return false;
+  }
 }

@@ -5,11 +5,13 @@ A plugin has no files, standard output included: what reaches for one ends it.
 
 import functools
 import io
+import json
 import sys
 import traceback
 
 from componentize_py_types import Err
 from wit_world.imports import log
+from wit_world.imports.types import Diagnostic, Severity
 
 
 class Log(io.TextIOBase):
@@ -40,7 +42,18 @@ def plugin(cls):
     (contract,) = cls.__bases__
     for name in contract.__abstractmethods__:
         setattr(cls, name, _serving(instance, getattr(cls, name)))
+    configure = cls.configure
+    cls.configure = lambda self, config: _refused(config) or configure(self, config)
     return cls
+
+
+def _refused(config: str) -> list[Diagnostic]:
+    """What is wrong with a configuration that is no table."""
+    try:
+        is_table = isinstance(json.loads(config), dict)
+    except ValueError:
+        is_table = False
+    return [] if is_table else [Diagnostic(Severity.ERROR, "", "expected a table", None)]
 
 
 def _serving(instance, method):
