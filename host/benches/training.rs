@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench -p pacos --bench training                  # micro-batches of 512 and of 2048 tokens
 //! cargo bench -p pacos --bench training -- 1024          # of other sizes
+//! cargo bench -p pacos --bench training -- FILE 1024     # on other rows, such as alpaca_data.json
 //! ```
 //!
 //! The model is the embedded one of 135 million parameters, the rows are the bundled seed tasks of
@@ -12,11 +13,11 @@
 //! rows' tokens as if nothing were shared. Time is told twice: by the clock, and as processor time
 //! of this process, which a machine that does other things as well disturbs less.
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use pacos::{
     llama,
-    stages::bundled_seeds,
+    stages::{Examples, bundled_seeds},
     trainer::{
         TrainConfig,
         batches::{Batches, pack},
@@ -50,14 +51,22 @@ fn main() {
         batch_size: ROWS,
         ..TrainConfig::default()
     };
-    let seeds = bundled_seeds();
-    let texts = seeds.iter().map(|task| ExampleText {
+    let file = std::env::args().skip(1).find(|a| Path::new(a).is_file());
+    let tasks = match file {
+        Some(file) => {
+            Examples::load(Path::new(&file))
+                .expect("the file has examples")
+                .tasks
+        }
+        None => bundled_seeds(),
+    };
+    let texts = tasks.iter().map(|task| ExampleText {
         instruction: &task.instruction,
         input: &task.input,
         output: &task.output,
     });
     let dataset = tokenize_all(&encoder, TemplateName::Alpaca, texts, config.max_seq_len)
-        .expect("the seeds can be encoded");
+        .expect("the examples can be encoded");
     let mut rows = dataset.rows;
     rows.retain(|row| row.input_ids.len() <= LONGEST);
     let prefixes = SharedPrefixes::of(&rows);
@@ -68,6 +77,7 @@ fn main() {
         rows.len(),
         rayon::current_num_threads()
     );
+    count(&rows, &prefixes);
     let named: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
     let capacities = match named.is_empty() {
         true => CAPACITIES.to_vec(),
@@ -76,6 +86,28 @@ fn main() {
     for capacity in capacities {
         let engine = CpuEngine::new(&model.config, &parameters, capacity);
         compare(&rows, &config, capacity, engine, &parameters, &prefixes);
+    }
+}
+
+/// What a step of Stanford's size computes, by counting: the ratios of speed follow these.
+fn count(rows: &[Row], prefixes: &SharedPrefixes) {
+    let config = TrainConfig::default();
+    let members = Batches::new(&config, rows.len()).step(0);
+    println!("\ntokens computed in a step of {} rows", members.len());
+    for capacity in [512, 1024, 2048, 4096, 16_384] {
+        let [whole, once] = [&SharedPrefixes::none(), prefixes].map(|prefixes| {
+            let packed = pack(rows, &members, capacity, prefixes);
+            let tokens: usize = packed.iter().map(|batch| batch.input_ids.len()).sum();
+            (packed.len(), tokens)
+        });
+        println!(
+            "  micro-batches of {capacity:>6}: whole {:>6} in {:>2}, prefix once {:>6} in {:>2}, ratio {:.3}",
+            whole.1,
+            whole.0,
+            once.1,
+            once.0,
+            whole.1 as f64 / once.1 as f64
+        );
     }
 }
 
