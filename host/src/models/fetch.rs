@@ -340,6 +340,8 @@ mod tests {
             text.ends_with("`pacos run` goes on from here once it is"),
             "{text}"
         );
+        // A clock that jumps would end the connection before it is made.
+        tokio::time::resume();
         let _back = Server::start_at(address, |_: &Recorded| Action::status(200, "back")).unwrap();
         let response = service.fetch(&asker(1), 0, &request).await;
         assert_eq!(response.unwrap().unwrap().text(), "back");
