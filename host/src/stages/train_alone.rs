@@ -108,7 +108,7 @@ pub enum TrainAloneError {
 #[derive(Serialize, Deserialize)]
 struct Training {
     student: Student,
-    dataset: PathBuf,
+    dataset: String,
     examples: usize,
     trainer: TrainConfig,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -164,7 +164,7 @@ pub fn train_alone(
             source: job.student.to_owned(),
             sha256: model.identity.clone(),
         },
-        dataset: job.examples.path.clone(),
+        dataset: job.examples.path.display().to_string(),
         examples: job.examples.tasks.len(),
         trainer: job.config.clone(),
         steps: Vec::new(),

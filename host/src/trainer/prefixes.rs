@@ -3,7 +3,8 @@
 //! What a row's later tokens see of its first ones are their keys and values, and these are the same
 //! in every row that begins alike. So a prefix is laid down once, each row's queries attend to it,
 //! and its keys' and values' gradients gather from all of them: the same mathematics with fewer
-//! tokens (Wang and Hegde, arXiv 2410.20305, do so for pairs of answers).
+//! tokens ("Accelerating Direct Preference Optimization with Prefix Sharing", arXiv 2410.20305, does
+//! so for pairs of answers).
 
 use std::collections::BTreeMap;
 
