@@ -13,6 +13,7 @@ use pacos::{
     plugin::{Instance, Loaded, NoCalls},
 };
 use pacos_plugin::{Candidate, CandidateId, Decision, Payload, Task};
+use sha2::{Digest, Sha256};
 use wit_parser::{Interface, Resolve, Type, TypeDefKind};
 
 use crate::component;
@@ -128,6 +129,18 @@ fn the_released_contract_is_not_changed() {
     assert!(
         read(contract) == read(frozen().join("0.1.1")),
         "plugin-api/wit/0.1.1 is not what was released: a change is a new version, in a folder of its own"
+    );
+}
+
+/// It was built from source, and compared, when its contract was the newest.
+#[test]
+fn the_frozen_component_is_the_one_that_was_released() {
+    let bytes = fs::read(frozen().join("alpaca-heuristics-0.1.0.wasm")).unwrap();
+    let hash = Sha256::digest(bytes);
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        hash,
+        "9f3e6ea36fbdbd2f8c78f7357e8f3635edc02c4ee545a39a7081b0186402e3e1"
     );
 }
 

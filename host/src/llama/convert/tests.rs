@@ -1,10 +1,18 @@
+use serde_json::{Map, Value as Json, json};
+
 use super::*;
-use crate::llama::{ModelSource, open, source::Model, test_model};
+use crate::llama::{
+    ModelSource, Tokenizer, open, source::Model, test_model, tokenizer::LLAMA3_PATTERN,
+};
 
 fn model(folder: &Path, config: LlamaConfig) -> LocalModel {
+    model_with(folder, config, test_model::tokenizer())
+}
+
+fn model_with(folder: &Path, config: LlamaConfig, tokenizer: Tokenizer) -> LocalModel {
     let model = Model {
         weights: test_model::weights(&config, 3),
-        tokenizer: test_model::tokenizer(),
+        tokenizer,
         config,
         identity: String::new(),
         origin: String::new(),
@@ -166,4 +174,146 @@ fn a_file_that_cannot_be_written_leaves_nothing() {
     assert!(to_gguf(&there, &file, GgufType::F16, &mut |_| {}).is_err());
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(left.len(), 1);
+}
+
+fn tokenizer(json: &Json) -> Tokenizer {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+    write("tokenizer.json", json.to_string());
+    write(
+        "tokenizer_config.json",
+        json!({"bos_token": "<s>", "unk_token": "<unk>"}).to_string(),
+    );
+    Tokenizer::from_hf(folder.path()).unwrap()
+}
+
+/// Asserts that a tokenizer cuts texts alike after it has been in a GGUF file.
+fn cuts_alike(config: LlamaConfig, before: Tokenizer, texts: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let there = model_with(&folder.path().join("model"), config, before);
+    let file = folder.path().join("model.gguf");
+    to_gguf(&there, &file, GgufType::F16, &mut |_| {}).unwrap();
+    let (before, after) = (opened(&there.path).tokenizer, opened(&file).tokenizer);
+    for text in texts {
+        for special in [true, false] {
+            let ids = after.encode(text, special).unwrap();
+            assert_eq!(ids, before.encode(text, special).unwrap(), "{text:?}");
+            assert_eq!(
+                after.decode(&ids, true).unwrap(),
+                before.decode(&ids, true).unwrap()
+            );
+        }
+    }
+}
+
+#[test]
+fn byte_level_tokenizers_cut_texts_alike_in_gguf() {
+    let level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
+    let llama3 = json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": false},
+        level(false),
+    ]});
+    let texts = [
+        "hello world",
+        "in 12345 wells, I'LL \n\n  go",
+        "ĝis <|im_end|> é",
+    ];
+    for (pre_tokenizer, ignore_merges) in [(level(true), false), (llama3, true)] {
+        let mut json = test_model::tokenizer_json();
+        json["pre_tokenizer"] = pre_tokenizer;
+        json["model"]["ignore_merges"] = ignore_merges.into();
+        cuts_alike(test_model::config(), tokenizer(&json), &texts);
+    }
+    // One that splits in a way of its own.
+    let mut json = test_model::tokenizer_json();
+    json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": false},
+        level(false),
+    ]});
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("model");
+    let there = model_with(&place, test_model::config(), tokenizer(&json));
+    let file = folder.path().join("model.gguf");
+    let error = to_gguf(&there, &file, GgufType::F16, &mut |_| {}).unwrap_err();
+    let told = "it splits texts by Split, ByteLevel, a way that has no name here";
+    assert!(error.to_string().contains(told), "{error}");
+    assert!(!file.exists());
+}
+
+#[test]
+fn a_sentence_piece_tokenizer_cuts_texts_alike_in_gguf() {
+    let pieces = [
+        "\u{2581}",
+        "h",
+        "e",
+        "l",
+        "o",
+        "\u{2581}h",
+        "lo",
+        "he",
+        "ello",
+        "el",
+        "\u{2581}hello",
+        "\u{2581}he",
+        "llo",
+    ];
+    let special = ["<unk>", "<s>", "</s>"];
+    let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
+    let names = special.map(str::to_owned).into_iter().chain(bytes);
+    let vocabulary: Map<String, Json> = names
+        .chain(pieces.map(str::to_owned))
+        .zip(0..)
+        .map(|(token, id)| (token, json!(id)))
+        .collect();
+    let added: Vec<Json> = special
+        .iter()
+        .zip(0..)
+        .map(|(token, id)| {
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true})
+        })
+        .collect();
+    // In the order of what they make.
+    let merges = [
+        ("\u{2581}", "h"),
+        ("l", "o"),
+        ("h", "e"),
+        ("e", "llo"),
+        ("el", "lo"),
+        ("e", "l"),
+        ("\u{2581}h", "ello"),
+        ("\u{2581}he", "llo"),
+        ("\u{2581}", "he"),
+        ("\u{2581}h", "e"),
+        ("l", "lo"),
+    ];
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "\u{2581}"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"},
+        ]},
+        "pre_tokenizer": null,
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>",
+            "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true,
+            "byte_fallback": true, "ignore_merges": false, "vocab": vocabulary,
+            "merges": merges.map(|(left, right)| json!([left, right]))},
+    });
+    let config = LlamaConfig {
+        bos_token_id: Some(1),
+        eos_token_ids: vec![2],
+        pad_token_id: None,
+        ..test_model::config()
+    };
+    let texts = ["hello", "hel", "helo", "hé", "hello é hello", "lo lo 12"];
+    cuts_alike(config, tokenizer(&json), &texts);
 }
