@@ -18,8 +18,8 @@ const FOLDER_TYPES: [(&str, DType); 3] = [
 
 /// Write a model in another form, for other programs
 ///
-/// A name that ends in .gguf becomes a GGUF file, for llama.cpp, Ollama and LM Studio; any other a
-/// Hugging Face folder, for transformers and vLLM. Tokenizer and chat template go along. A trained
+/// A name that ends in .gguf becomes a GGUF file, for llama.cpp and what is built on it; any other a
+/// Hugging Face folder, for transformers. Tokenizer and chat template go along. A trained
 /// student carries Alpaca's prompt as its chat template.
 #[derive(Args)]
 pub(super) struct ConvertArgs {
