@@ -15,6 +15,7 @@
 
 use std::{path::Path, time::Instant};
 
+use candle_core::Device;
 use pacos::{
     llama,
     stages::{Examples, bundled_seeds},
@@ -22,10 +23,12 @@ use pacos::{
         TrainConfig,
         batches::{Batches, pack},
         config::TemplateName,
-        engine::CpuEngine,
-        model::Engine,
+        engine::{Capacity, Engine, Recompute},
+        micro_batch::MicroBatch,
+        operations::CpuOperations,
         parameters::ParameterSet,
         prefixes::SharedPrefixes,
+        student::Student,
         template::{ExampleText, Row, StudentTokenizer, tokenize_all},
     },
 };
@@ -43,8 +46,10 @@ const CAPACITIES: [usize; 2] = [512, 2048];
 fn main() {
     let source = MODEL.parse().expect("the model has a name");
     let model = llama::open(&source, &mut |_| {}).expect("the embedded model opens");
-    let parameters = ParameterSet::from_weights(&model.config, model.weights)
+    let device = Device::Cpu;
+    let base = ParameterSet::from_weights(&model.config, model.weights, &device)
         .expect("the weights are those of the configuration");
+    let student = Student::full(base);
     let encoder = StudentTokenizer::new(&model.tokenizer, &model.config)
         .expect("the model names an end token");
     let config = TrainConfig {
@@ -84,8 +89,14 @@ fn main() {
         false => named,
     };
     for capacity in capacities {
-        let engine = CpuEngine::new(&model.config, &parameters, capacity);
-        compare(&rows, &config, capacity, engine, &parameters, &prefixes);
+        let buffers = Capacity {
+            tokens: capacity,
+            recompute: Recompute::Nothing,
+            lora_rank: 0,
+        };
+        let engine = Engine::new(&model.config, Box::new(CpuOperations), buffers, &device)
+            .expect("the buffers fit into memory");
+        compare(&rows, &config, capacity, &engine, &student, &prefixes);
     }
 }
 
@@ -115,14 +126,20 @@ fn compare(
     rows: &[Row],
     config: &TrainConfig,
     capacity: usize,
-    mut engine: CpuEngine,
-    parameters: &ParameterSet,
+    engine: &Engine,
+    student: &Student,
     prefixes: &SharedPrefixes,
 ) {
     println!("\nmicro-batches of up to {capacity} tokens, steps of {ROWS} rows");
     let none = SharedPrefixes::none();
     let mut batches = Batches::new(config, rows.len());
-    let mut gradients = [parameters.zeros_like(), parameters.zeros_like()];
+    let zeros = || student.base.zeros_like().expect("there is memory");
+    let mut gradients = [zeros(), zeros()];
+    let accumulate = |batch: &MicroBatch, scale, gradient: &mut ParameterSet| {
+        engine
+            .accumulate_gradients(student, batch, scale, gradient)
+            .expect("the CPU does not fail")
+    };
     let (mut seconds, mut cpu) = ([0.0; 2], [0.0; 2]);
     let mut computed = [0; 2];
     let mut micro_batches = [0; 2];
@@ -130,7 +147,7 @@ fn compare(
     // Memory that is touched for the first time costs time of its own.
     let first = &pack(rows, &batches.step(0), capacity, &none)[0];
     for gradient in &mut gradients {
-        engine.accumulate_gradients(parameters, first, 1.0, gradient);
+        accumulate(first, 1.0, gradient);
     }
     for round in 0..ROUNDS {
         let members = batches.step(round as u64);
@@ -139,12 +156,12 @@ fn compare(
         // Whoever goes first finds the machine in another state: turns are taken.
         for side in [round % 2, (round + 1) % 2] {
             let gradient = &mut gradients[side];
-            gradient.data_mut().fill(0.0);
+            gradient.zero().expect("the CPU does not fail");
             let started = (Instant::now(), cpu_seconds());
             let packed = pack(rows, &members, capacity, [&none, prefixes][side]);
             for batch in &packed {
                 let scale = 1.0 / labels as f32;
-                losses[side] += engine.accumulate_gradients(parameters, batch, scale, gradient);
+                losses[side] += accumulate(batch, scale, gradient);
             }
             seconds[side] += started.0.elapsed().as_secs_f64();
             cpu[side] += cpu_seconds() - started.1;
@@ -207,9 +224,10 @@ fn cpu_seconds() -> f64 {
 /// `‖a − b‖ / ‖b‖`.
 fn difference(a: &ParameterSet, b: &ParameterSet) -> f64 {
     let (mut apart, mut size) = (0.0f64, 0.0f64);
-    for (a, b) in a.data().iter().zip(b.data()) {
+    let [a, b] = [a, b].map(|set| set.read(0..set.count()).expect("the CPU does not fail"));
+    for (a, b) in a.into_iter().zip(b) {
         apart += f64::from(a - b).powi(2);
-        size += f64::from(*b).powi(2);
+        size += f64::from(b).powi(2);
     }
     (apart / size).sqrt()
 }

@@ -8,7 +8,7 @@ pub(crate) mod durable;
 pub mod generate;
 pub mod gguf;
 pub mod rope;
-mod safetensors_file;
+pub(crate) mod safetensors_file;
 pub mod source;
 #[cfg(test)]
 pub(crate) mod test_model;

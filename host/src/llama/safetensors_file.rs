@@ -122,7 +122,7 @@ impl SafetensorsFile {
 }
 
 /// Writes tensors, converted to `dtype` (f32, f16 or bf16) one at a time, as one file that appears whole.
-pub(super) fn write(
+pub(crate) fn write(
     path: &Path,
     tensors: &[(&str, &Tensor)],
     dtype: DType,

@@ -21,7 +21,8 @@ use crate::{
     trainer::{
         self, HeldOutLoss, Plan, PlanError, StepRecord, TrainConfig, TrainError, TrainJob,
         TrainObserver, batches,
-        config::TemplateName,
+        checkpoint::CheckpointFolder,
+        config::{MicroBatchTokens, TemplateName},
         plan::{TokenLengths, plan},
         template::{Encode, ExampleText, StudentTokenizer, tokenize_all},
     },
@@ -181,6 +182,7 @@ pub(super) fn train(
         Payload::Chat(_) => None,
     });
     let lesson = Lesson {
+        source,
         config,
         dir,
         available,
@@ -207,6 +209,8 @@ pub(super) fn open(
 
 /// How a student is taught, apart from what.
 pub(super) struct Lesson<'a> {
+    /// The model that training begins with, as the user named it.
+    pub(super) source: &'a str,
     pub(super) config: &'a TrainConfig,
     /// Where the checkpoints and the folder `model` are.
     pub(super) dir: &'a Path,
@@ -229,6 +233,19 @@ pub(super) trait Record {
     fn held_out(&mut self, measured: &HeldOutLoss) -> Result<(), LedgerError>;
 }
 
+/// The settings of a run, with the split that it began with where it has begun.
+fn as_begun(dir: &Path, config: &TrainConfig) -> Result<TrainConfig, TrainStageError> {
+    let folder = CheckpointFolder::open(dir).map_err(TrainError::Checkpoint)?;
+    let state = folder.newest_state().map_err(TrainError::Checkpoint)?;
+    let mut config = config.clone();
+    if let Some(state) = state {
+        let path = state.numeric_path;
+        config.micro_batch_tokens = MicroBatchTokens::Tokens(path.micro_batch_tokens);
+        config.recompute = path.recompute.into();
+    }
+    Ok(config)
+}
+
 /// Trains a student on tasks, from wherever the checkpoints end, and writes it as a Hugging Face
 /// folder.
 pub(super) fn teach<'a>(
@@ -239,6 +256,7 @@ pub(super) fn teach<'a>(
     progress: &mut dyn TrainProgress,
 ) -> Result<Taught, TrainStageError> {
     let Lesson {
+        source,
         config,
         dir,
         cancel,
@@ -269,7 +287,9 @@ pub(super) fn teach<'a>(
         indices.iter().map(|i| dataset.rows[*i].clone()).collect()
     };
     let (rows, held_out) = (pick(&learnt), pick(&held));
-    let planned = plan(&student.config, config, TokenLengths::Rows(&rows), None);
+    let config = &as_begun(dir, config)?;
+    let lengths = TokenLengths::Rows(&rows);
+    let planned = plan(&student.config, config, lengths, lesson.available, None);
     progress.plan(&planned);
     if let Some(available) = lesson.available {
         planned.fits(available)?;
@@ -292,6 +312,7 @@ pub(super) fn teach<'a>(
         held_out: &held_out,
         dir,
         cancel,
+        split: planned.split,
         threads: 0,
     };
     let outcome = trainer::train(&job, student.weights, &mut observer);
@@ -319,10 +340,17 @@ pub(super) fn teach<'a>(
     shape
         .save_generation_config(&folder)
         .map_err(|e| save(e.to_string()))?;
+    if let Some(adapters) = &outcome.student.adapters {
+        adapters
+            .save_peft(&dir.join("adapter"), source)
+            .map_err(|e| save(e.to_string()))?;
+    }
     fault::point("model:before-weights");
     // `config.json` is written last: a folder that has it is whole.
     outcome
-        .weights
+        .student
+        .into_weights(&shape)
+        .map_err(|e| save(e.to_string()))?
         .save_hf(&folder, &shape, DType::F32)
         .map_err(|e| save(e.to_string()))?;
     let held_out = match (outcome.held_out.first(), outcome.held_out.last()) {

@@ -174,6 +174,7 @@ pub fn train_alone(
     compare_student(job.dir, &path, &training.student)?;
     write(&path, &training)?;
     let lesson = Lesson {
+        source: job.student,
         config: job.config,
         dir: job.dir,
         available,

@@ -1,13 +1,10 @@
-//! AdamW (Loshchilov and Hutter, arXiv 1711.05101) in place, with PyTorch's order of operations.
+//! AdamW (Loshchilov and Hutter, arXiv 1711.05101): its state, and the numbers of each update.
 
-use rayon::prelude::*;
+use candle_core::Result;
 
 use super::config::TrainConfig;
-use super::kernels::{sum_of_squares, vectorised};
+use super::operations::{AdamWNumbers, AdamWTensors, Operations};
 use super::parameters::ParameterSet;
-
-/// Elements of one task; fixed, so that sums do not depend on the number of threads.
-const CHUNK: usize = 1 << 16;
 
 /// Constants of the update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,7 +31,7 @@ impl From<&TrainConfig> for AdamWConstants {
 }
 
 /// Moments of the gradient and the number of updates made.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct AdamW {
     /// Constants of the update.
     pub constants: AdamWConstants,
@@ -46,45 +43,39 @@ pub struct AdamW {
     pub v: ParameterSet,
 }
 
-/// The numbers of one update, rounded to f32 as PyTorch rounds its scalars.
-#[derive(Clone, Copy)]
-struct Coefficients {
-    gradient_factor: f32,
-    decay: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    step_size: f32,
-    inverse_root_correction: f32,
-    epsilon: f32,
-}
-
 impl AdamW {
     /// Zero moments for `parameters`.
-    pub fn new(constants: AdamWConstants, parameters: &ParameterSet) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// candle's, if the device has not so much memory.
+    pub fn new(constants: AdamWConstants, parameters: &ParameterSet) -> Result<Self> {
+        Ok(Self {
             constants,
             updates: 0,
-            m: parameters.zeros_like(),
-            v: parameters.zeros_like(),
-        }
+            m: parameters.zeros_like()?,
+            v: parameters.zeros_like()?,
+        })
     }
 
     /// One update of all parameters with the gradients times `gradient_factor` (see [`clip_factor`]).
     ///
     /// Matrices decay, normalisation weights do not, as transformers' Trainer groups parameters.
+    ///
+    /// # Errors
+    /// candle's.
     pub fn update(
         &mut self,
+        operations: &dyn Operations,
         parameters: &mut ParameterSet,
         gradients: &ParameterSet,
         learning_rate: f64,
         gradient_factor: f32,
-    ) {
+    ) -> Result<()> {
         self.updates += 1;
         let c = self.constants;
         let correction1 = 1.0 - c.beta1.powf(self.updates as f64);
         let correction2 = 1.0 - c.beta2.powf(self.updates as f64);
-        let coefficients = Coefficients {
+        let numbers = AdamWNumbers {
             gradient_factor,
             decay: 1.0,
             one_minus_beta1: (1.0 - c.beta1) as f32,
@@ -95,43 +86,18 @@ impl AdamW {
             epsilon: c.epsilon as f32,
         };
         let decay = (1.0 - learning_rate * c.weight_decay) as f32;
-        for spec in self.m.specs().to_vec() {
+        for spec in self.m.specs() {
             let decay = if spec.shape.len() >= 2 { decay } else { 1.0 };
-            let coefficients = Coefficients {
-                decay,
-                ..coefficients
+            let state = AdamWTensors {
+                weights: &parameters.tensor(spec)?,
+                gradients: &gradients.tensor(spec)?,
+                m: &self.m.tensor(spec)?,
+                v: &self.v.tensor(spec)?,
             };
-            let range = spec.range;
-            parameters.data_mut()[range.clone()]
-                .par_chunks_mut(CHUNK)
-                .zip(gradients.data()[range.clone()].par_chunks(CHUNK))
-                .zip(self.m.data_mut()[range.clone()].par_chunks_mut(CHUNK))
-                .zip(self.v.data_mut()[range].par_chunks_mut(CHUNK))
-                .for_each(|(((w, g), m), v)| update_chunk(w, g, m, v, coefficients));
+            operations.adamw(state, AdamWNumbers { decay, ..numbers })?;
         }
+        Ok(())
     }
-}
-
-vectorised! {
-    fn update_chunk(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: Coefficients) {
-        for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-            let g = g * c.gradient_factor;
-            *m += (g - *m) * c.one_minus_beta1;
-            *v = *v * c.beta2 + g * g * c.one_minus_beta2;
-            let denominator = v.sqrt() * c.inverse_root_correction + c.epsilon;
-            *w = *w * c.decay - c.step_size * (*m / denominator);
-        }
-    }
-}
-
-/// Euclidean norm over all elements.
-pub fn global_norm(gradients: &ParameterSet) -> f64 {
-    let squares: Vec<f64> = gradients
-        .data()
-        .par_chunks(CHUNK)
-        .map(sum_of_squares)
-        .collect();
-    squares.iter().sum::<f64>().sqrt()
 }
 
 /// What gradients of norm `norm` are multiplied by, as in `torch.nn.utils.clip_grad_norm_`:
@@ -146,38 +112,48 @@ pub fn clip_factor(norm: f64, max_grad_norm: f64) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
+    use crate::trainer::operations::{ComposedOperations, CpuOperations};
     use crate::trainer::testing::tiny_config;
 
     /// Three updates of one weight by hand-sized gradients; expected values from
     /// `torch.optim.AdamW([tensor(0.5)], lr=0.1, weight_decay=0.1)` with gradients 1, -2, 0.5.
     #[test]
     fn updates_equal_those_of_pytorch() {
-        let mut weights = ParameterSet::zeros(&tiny_config(true));
-        let mut gradients = weights.zeros_like();
+        let device = Device::Cpu;
         let constants = AdamWConstants {
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.1,
         };
-        let mut adamw = AdamW::new(constants, &weights);
-        weights.data_mut()[0] = 0.5;
-        let norm = weights.range("model.norm.weight").unwrap().start;
-        weights.data_mut()[norm] = 0.5;
-        for (gradient, want, want_undecayed) in PYTORCH {
-            gradients.data_mut()[0] = gradient;
-            gradients.data_mut()[norm] = gradient;
-            adamw.update(&mut weights, &gradients, 0.1, 1.0);
-            assert!(
-                (weights.data()[0] - want).abs() < 1e-6,
-                "{}",
-                weights.data()[0]
-            );
-            let undecayed = weights.data()[norm];
-            assert!((undecayed - want_undecayed).abs() < 1e-6, "{undecayed}");
+        let each: [&dyn Operations; 2] = [&CpuOperations, &ComposedOperations];
+        for operations in each {
+            let mut weights = ParameterSet::zeros(&tiny_config(true), &device).unwrap();
+            let mut gradients = weights.zeros_like().unwrap();
+            let mut adamw = AdamW::new(constants, &weights).unwrap();
+            let norm = weights.range("model.norm.weight").unwrap().start;
+            for start in [0, norm] {
+                weights.write(start, &[0.5]).unwrap();
+            }
+            for (gradient, want, want_undecayed) in PYTORCH {
+                for start in [0, norm] {
+                    gradients.write(start, &[gradient]).unwrap();
+                }
+                adamw
+                    .update(operations, &mut weights, &gradients, 0.1, 1.0)
+                    .unwrap();
+                let [decayed, beside] = weights.read(0..2).unwrap()[..] else {
+                    unreachable!("two were read");
+                };
+                assert!((decayed - want).abs() < 1e-6, "{decayed}");
+                let undecayed = weights.read(norm..norm + 1).unwrap()[0];
+                assert!((undecayed - want_undecayed).abs() < 1e-6, "{undecayed}");
+                assert_eq!(beside, 0.0, "a weight without gradient stays");
+            }
         }
-        assert_eq!(weights.data()[1], 0.0, "a weight without gradient stays");
     }
 
     /// Gradient, then the weight with decay 0.1 and with none.
@@ -192,9 +168,5 @@ mod tests {
         assert_eq!(clip_factor(0.5, 1.0), 1.0);
         assert!((clip_factor(4.0, 1.0) - 0.249_999_94).abs() < 1e-8);
         assert_eq!(clip_factor(4.0, 0.0), 1.0);
-        let mut set = ParameterSet::zeros(&tiny_config(true));
-        set.data_mut()[3] = 3.0;
-        *set.data_mut().last_mut().unwrap() = -4.0;
-        assert_eq!(global_norm(&set), 5.0);
     }
 }

@@ -3,45 +3,63 @@
 //! Only operations that record a backward pass are used. candle_nn's `rms_norm`, `rope` and
 //! `softmax_last_dim` do not, and would cut the gradient without a word.
 
+use std::collections::HashMap;
+
 use candle_core::{D, Device, Result, Tensor, Var};
 
-use super::model::MicroBatch;
+use super::micro_batch::MicroBatch;
 use super::parameters::ParameterSet;
+use super::student::Student;
 use crate::llama::LlamaConfig;
 use crate::llama::rope::RopeTable;
 
-/// Summed loss and `scale` times its gradient, by candle's autograd.
+/// Summed loss and `scale` times its gradient by what is trained, by candle's autograd.
 ///
 /// An error if any parameter is left without a gradient.
 pub(crate) fn loss_and_gradients(
     config: &LlamaConfig,
-    parameters: &ParameterSet,
+    student: &Student,
     batch: &MicroBatch,
     scale: f32,
 ) -> Result<(f64, ParameterSet)> {
-    let device = Device::Cpu;
     let mut vars = Vec::new();
-    for spec in parameters.specs() {
-        let values = &parameters.data()[spec.range.clone()];
-        let tensor = Tensor::from_slice(values, spec.shape.as_slice(), &device)?;
+    for spec in student.trained().specs() {
+        let tensor = student.trained().tensor(spec)?;
         vars.push((spec.clone(), Var::from_tensor(&tensor)?));
     }
-    let get = |name: &str| -> &Tensor {
-        let (_, var) = vars
-            .iter()
-            .find(|(spec, _)| spec.name == name)
-            .expect("a tensor of the configuration");
-        var.as_tensor()
+    let var = |name: &str| {
+        let found = vars.iter().find(|(spec, _)| spec.name == name);
+        found.map(|(_, var)| var.as_tensor().clone())
     };
-    let loss = summed_loss(config, batch, &get)?;
+    let mut weights = HashMap::new();
+    for spec in student.base.specs() {
+        let weight = match var(&spec.name) {
+            Some(weight) => weight,
+            None => student.base.tensor(spec)?,
+        };
+        weights.insert(spec.name.clone(), weight);
+    }
+    if let Some(adapters) = &student.adapters {
+        for layer in 0..config.num_hidden_layers {
+            for target in &adapters.config.target_modules {
+                let [a, b] = target.adapter_names(layer);
+                let (a, b) = (var(&a).expect("it is trained"), var(&b).expect("it is"));
+                let product = (b.matmul(&a)? * f64::from(adapters.scale()))?;
+                let name = target.weight_name(layer);
+                let whole = (&weights[&name] + product)?;
+                weights.insert(name, whole);
+            }
+        }
+    }
+    let loss = summed_loss(config, batch, &|name| &weights[name])?;
     let grads = (&loss * f64::from(scale))?.backward()?;
-    let mut gradients = parameters.zeros_like();
+    let mut gradients = student.trained().zeros_like()?;
     for (spec, var) in &vars {
         let Some(gradient) = grads.get(var.as_tensor()) else {
             candle_core::bail!("no gradient was recorded for {}", spec.name);
         };
         let values = gradient.flatten_all()?.to_vec1::<f32>()?;
-        gradients.data_mut()[spec.range.clone()].copy_from_slice(&values);
+        gradients.write(spec.range.start, &values)?;
     }
     Ok((f64::from(loss.to_scalar::<f32>()?), gradients))
 }
@@ -155,125 +173,4 @@ fn repeat(x: &Tensor, group: usize) -> Result<Tensor> {
     x.unsqueeze(1)?
         .expand((heads, group, tokens, head_dim))?
         .reshape((heads * group, tokens, head_dim))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::llama::RopeScaling;
-    use crate::trainer::batches::pack;
-    use crate::trainer::engine::CpuEngine;
-    use crate::trainer::kernels::sum_of_squares;
-    use crate::trainer::model::Engine;
-    use crate::trainer::prefixes::SharedPrefixes;
-    use crate::trainer::testing::{alike_rows, tiny_config, tiny_parameters, tiny_rows};
-
-    /// Asserts that every tensor of `got` is near that of `want`, by the norm of the difference.
-    fn assert_near(got: &ParameterSet, want: &ParameterSet, bound: f64) {
-        for spec in want.specs() {
-            let (a, b) = (got.get(&spec.name).unwrap(), want.get(&spec.name).unwrap());
-            let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-            let size = sum_of_squares(b).sqrt();
-            assert!(size > 1e-4, "{} has no gradient to speak of", spec.name);
-            let relative = sum_of_squares(&difference).sqrt() / size;
-            assert!(relative < bound, "{}: {relative}", spec.name);
-        }
-    }
-
-    #[test]
-    fn engine_and_autograd_agree_on_every_gradient() {
-        for (tied, rows) in [
-            (true, tiny_rows(5, 2)),
-            (false, tiny_rows(5, 2)),
-            (true, alike_rows(6, 2)),
-            (false, alike_rows(6, 2)),
-        ] {
-            let mut config = tiny_config(tied);
-            if tied {
-                config.rope_scaling = RopeScaling::Llama3 {
-                    factor: 4.0,
-                    low_freq_factor: 1.0,
-                    high_freq_factor: 4.0,
-                    original_max_position_embeddings: 16,
-                };
-            }
-            let parameters = tiny_parameters(&config, 1);
-            let members: Vec<usize> = (0..rows.len()).collect();
-            let batches = pack(&rows, &members, 128, &SharedPrefixes::of(&rows));
-            let batch = &batches[0];
-            assert!(batch.rows().len() > 1, "packing is what is tested");
-            let shared = batch.segments.iter().filter(|s| s.row.is_none()).count();
-            assert_eq!(shared, if rows[1].form == 1 { 2 } else { 0 });
-            let scale = 0.125;
-            let (want_loss, want) = loss_and_gradients(&config, &parameters, batch, scale).unwrap();
-
-            let mut engine = CpuEngine::new(&config, &parameters, 128);
-            let mut got = parameters.zeros_like();
-            let loss = engine.accumulate_gradients(&parameters, batch, scale, &mut got);
-            assert!(
-                (loss - want_loss).abs() < 1e-4 * want_loss,
-                "{loss} {want_loss}"
-            );
-            assert_eq!(engine.loss(&parameters, batch), loss);
-            assert_near(&got, &want, 2e-5);
-
-            // A second micro-batch adds to the first.
-            engine.accumulate_gradients(&parameters, batch, scale, &mut got);
-            let (a, b) = (got.data()[0], 2.0 * want.data()[0]);
-            assert!((a - b).abs() <= 1e-5 + 1e-4 * b.abs());
-        }
-    }
-
-    #[test]
-    fn a_shared_prefix_changes_no_loss_and_no_gradient() {
-        for tied in [true, false] {
-            let config = tiny_config(tied);
-            let parameters = tiny_parameters(&config, 5);
-            let rows = alike_rows(9, 6);
-            let members: Vec<usize> = (0..rows.len()).collect();
-            let mut engine = CpuEngine::new(&config, &parameters, 256);
-            let mut run = |prefixes: &SharedPrefixes| {
-                let batches = pack(&rows, &members, 256, prefixes);
-                assert_eq!(batches.len(), 1);
-                let mut gradients = parameters.zeros_like();
-                let loss =
-                    engine.accumulate_gradients(&parameters, &batches[0], 0.01, &mut gradients);
-                (loss, gradients, batches[0].input_ids.len())
-            };
-            let (want_loss, want, all) = run(&SharedPrefixes::none());
-            let (loss, got, fewer) = run(&SharedPrefixes::of(&rows));
-            // 5 rows begin with 9 tokens and 4 with 12.
-            assert_eq!(all - fewer, 4 * 9 + 3 * 12);
-            assert!(
-                (loss - want_loss).abs() < 1e-5 * want_loss,
-                "{loss} {want_loss}"
-            );
-            assert_near(&got, &want, 1e-5);
-            // The oracle on whole sequences knows nothing of prefixes at all.
-            let whole = &pack(&rows, &members, 256, &SharedPrefixes::none())[0];
-            let (_, oracle) = loss_and_gradients(&config, &parameters, whole, 0.01).unwrap();
-            assert_near(&got, &oracle, 2e-5);
-        }
-    }
-
-    #[test]
-    fn packing_changes_no_loss() {
-        let config = tiny_config(true);
-        let parameters = tiny_parameters(&config, 3);
-        let rows = tiny_rows(6, 4);
-        let none = SharedPrefixes::none();
-        let mut engine = CpuEngine::new(&config, &parameters, 128);
-        let members: Vec<usize> = (0..6).collect();
-        let packed = pack(&rows, &members, 128, &none);
-        assert_eq!(packed.len(), 1);
-        let together = engine.loss(&parameters, &packed[0]);
-        let alone: f64 = members
-            .iter()
-            .map(|&row| engine.loss(&parameters, &pack(&rows, &[row], 128, &none)[0]))
-            .sum();
-        assert!(
-            (together - alone).abs() < 1e-5 * alone,
-            "{together} {alone}"
-        );
-    }
 }

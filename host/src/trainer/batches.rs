@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::config::TrainConfig;
-use super::model::{MicroBatch, Segment};
+use super::micro_batch::{MicroBatch, Segment};
 use super::prefixes::SharedPrefixes;
 use super::template::Row;
 

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::engine::Recompute;
+use super::lora::LoraConfig;
+
 /// Settings of a training run, spelled as transformers' `TrainingArguments` spell them.
 ///
 /// The defaults are those of Stanford Alpaca's 7B run (`train.py` and its README): 3 epochs,
@@ -19,8 +22,13 @@ pub struct TrainConfig {
     pub max_steps: Option<u64>,
     /// Examples in one optimizer step.
     pub batch_size: usize,
-    /// Most tokens that go through the model at once; a step is split into such micro-batches.
-    pub micro_batch_tokens: usize,
+    /// Most tokens that go through the model at once; a step is split into such micro-batches. The
+    /// planner chooses where nothing is said.
+    pub micro_batch_tokens: MicroBatchTokens,
+    /// What the backward pass computes again to save memory. The planner chooses where nothing is said.
+    pub recompute: RecomputeSetting,
+    /// Whether the beginning that many prompts share goes through the model once in a micro-batch.
+    pub share_prefixes: bool,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Shape of the learning rate after the warm-up.
@@ -54,6 +62,77 @@ pub struct TrainConfig {
     pub template: TemplateName,
     /// Number format of weights, gradients and optimizer state.
     pub dtype: TrainDtype,
+    /// Adapters to be trained in place of the model's own weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+}
+
+/// Size of a micro-batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number of tokens or \"auto\"")]
+pub enum MicroBatchTokens {
+    /// The planner's choice.
+    #[default]
+    #[serde(with = "auto")]
+    Auto,
+    /// So many tokens.
+    Tokens(usize),
+}
+
+/// The word "auto" alone.
+mod auto {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Word {
+        Auto,
+    }
+
+    pub(super) fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+        Word::Auto.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+        Word::deserialize(deserializer).map(|Word::Auto| ())
+    }
+}
+
+/// What is computed again for the backward pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecomputeSetting {
+    /// The planner's choice.
+    #[default]
+    Auto,
+    /// Nothing.
+    None,
+    /// The normalised rows and SwiGLU's product.
+    Elementwise,
+    /// Each layer from its input.
+    Layers,
+}
+
+impl From<Recompute> for RecomputeSetting {
+    fn from(recompute: Recompute) -> Self {
+        match recompute {
+            Recompute::Nothing => Self::None,
+            Recompute::Elementwise => Self::Elementwise,
+            Recompute::Layers => Self::Layers,
+        }
+    }
+}
+
+impl RecomputeSetting {
+    /// What is asked for, if anything is.
+    pub fn given(self) -> Option<Recompute> {
+        match self {
+            Self::Auto => None,
+            Self::None => Some(Recompute::Nothing),
+            Self::Elementwise => Some(Recompute::Elementwise),
+            Self::Layers => Some(Recompute::Layers),
+        }
+    }
 }
 
 /// Shape of the learning rate over the steps, after a linear warm-up.
@@ -103,7 +182,9 @@ impl Default for TrainConfig {
             epochs: 3,
             max_steps: None,
             batch_size: 128,
-            micro_batch_tokens: 512,
+            micro_batch_tokens: MicroBatchTokens::Auto,
+            recompute: RecomputeSetting::Auto,
+            share_prefixes: true,
             learning_rate: 2e-5,
             lr_scheduler: LrScheduler::Cosine,
             warmup_ratio: 0.03,
@@ -120,6 +201,7 @@ impl Default for TrainConfig {
             keep_checkpoints: 1,
             template: TemplateName::Alpaca,
             dtype: TrainDtype::F32,
+            lora: None,
         }
     }
 }
@@ -171,6 +253,7 @@ impl TrainConfig {
     fn keys() -> Vec<String> {
         let all = Self {
             max_steps: Some(1),
+            lora: Some(LoraConfig::default()),
             ..Self::default()
         };
         let value = serde_json::to_value(all).expect("numbers and names always become JSON");
@@ -209,15 +292,37 @@ impl TrainConfig {
             self.max_seq_len.to_string(),
             "at least 2 tokens, one to read and one to predict",
         );
-        require(
-            self.micro_batch_tokens >= self.max_seq_len,
-            "micro_batch_tokens",
-            self.micro_batch_tokens.to_string(),
-            &format!(
-                "at least max_seq_len ({}), because an example is never split",
-                self.max_seq_len
-            ),
-        );
+        if let MicroBatchTokens::Tokens(tokens) = self.micro_batch_tokens {
+            require(
+                tokens >= self.max_seq_len,
+                "micro_batch_tokens",
+                tokens.to_string(),
+                &format!(
+                    "at least max_seq_len ({}), because an example is never split",
+                    self.max_seq_len
+                ),
+            );
+        }
+        if let Some(lora) = &self.lora {
+            require(
+                lora.r >= 1,
+                "lora",
+                format!("r = {}", lora.r),
+                "r of at least 1",
+            );
+            require(
+                lora.lora_alpha.is_finite() && lora.lora_alpha > 0.0,
+                "lora",
+                format!("lora_alpha = {}", lora.lora_alpha),
+                "a positive lora_alpha such as 16",
+            );
+            require(
+                !lora.target_modules.is_empty(),
+                "lora",
+                "target_modules = []".to_owned(),
+                "at least one module, such as \"q_proj\"",
+            );
+        }
         require(
             self.learning_rate.is_finite() && self.learning_rate > 0.0,
             "learning_rate",
@@ -268,7 +373,8 @@ impl TrainConfig {
 
     /// The settings that the trained weights depend on; a checkpoint is resumed only under equal ones.
     ///
-    /// How often something is measured or saved is left out: it may change between two sittings.
+    /// How often something is measured or saved is left out, and so is what changes no mathematics but
+    /// only the order of sums: they may change between two sittings.
     pub fn trajectory(&self) -> Value {
         let mut value =
             serde_json::to_value(self).expect("numbers and names always become a JSON object");
@@ -278,6 +384,9 @@ impl TrainConfig {
                 "keep_checkpoints",
                 "eval_every",
                 "eval_fraction",
+                "micro_batch_tokens",
+                "recompute",
+                "share_prefixes",
             ] {
                 object.shift_remove(key);
             }
@@ -324,7 +433,7 @@ mod tests {
         let config = TrainConfig {
             batch_size: 0,
             learning_rate: -1.0,
-            micro_batch_tokens: 100,
+            micro_batch_tokens: MicroBatchTokens::Tokens(100),
             warmup_ratio: 3.0,
             ..TrainConfig::default()
         };

@@ -10,20 +10,23 @@ pub mod checkpoint;
 pub mod config;
 pub mod engine;
 mod kernels;
+pub mod lora;
 pub mod memory;
-pub mod model;
+pub mod micro_batch;
+pub mod operations;
 pub mod parameters;
 pub mod plan;
 pub mod prefixes;
 pub mod progress;
 pub mod schedule;
+pub mod student;
 pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod train;
 
 pub use config::TrainConfig;
-pub use plan::{Plan, PlanError, plan};
+pub use plan::{Plan, PlanError, Split, plan};
 pub use progress::{HeldOutLoss, StepRecord, TrainObserver};
 pub use template::Row;
 pub use train::{TrainError, TrainJob, TrainOutcome, train};

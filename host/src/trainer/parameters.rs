@@ -1,10 +1,10 @@
-//! One flat buffer of f32 numbers with the names and shapes of a model's tensors.
+//! One flat buffer of f32 numbers on a device, with the names and shapes of a model's tensors.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use crate::llama::{LlamaConfig, Weights};
 
@@ -19,15 +19,16 @@ pub struct ParameterSpec {
     pub range: Range<usize>,
 }
 
-/// Values of all trainable tensors (weights, gradients or a moment of Adam), in the order of
-/// [`LlamaConfig::tensor_shapes`], one after another without gaps.
+/// Values of many tensors (weights, gradients or a moment of Adam), one after another without gaps in
+/// one buffer of a device.
 ///
-/// That order puts the query, key and value projections of a layer side by side, and the gate and
-/// up projections: each group is one matrix for the engine.
-#[derive(Debug, Clone)]
+/// A model's are in the order of [`LlamaConfig::tensor_shapes`], which puts the query, key and value
+/// projections of a layer side by side, and the gate and up projections: each group is one matrix for
+/// the engine.
+#[derive(Debug)]
 pub struct ParameterSet {
     table: Arc<Table>,
-    data: Vec<f32>,
+    data: Tensor,
 }
 
 #[derive(Debug)]
@@ -38,10 +39,23 @@ struct Table {
 
 impl ParameterSet {
     /// All zeros, in the shape of a model.
-    pub fn zeros(config: &LlamaConfig) -> Self {
+    ///
+    /// # Errors
+    /// candle's, if the device has not so much memory.
+    pub fn zeros(config: &LlamaConfig, device: &Device) -> Result<Self> {
+        Self::of_shapes(config.tensor_shapes(), device)
+    }
+
+    /// All zeros, for tensors of these names and shapes in this order.
+    ///
+    /// # Errors
+    /// candle's, if the device has not so much memory.
+    pub fn of_shapes(
+        shapes: impl IntoIterator<Item = (String, Vec<usize>)>,
+        device: &Device,
+    ) -> Result<Self> {
         let mut end = 0;
-        let specs: Vec<ParameterSpec> = config
-            .tensor_shapes()
+        let specs: Vec<ParameterSpec> = shapes
             .into_iter()
             .map(|(name, shape)| {
                 let start = end;
@@ -58,18 +72,18 @@ impl ParameterSet {
             .enumerate()
             .map(|(i, spec)| (spec.name.clone(), i))
             .collect();
-        Self {
+        Ok(Self {
             table: Arc::new(Table { specs, by_name }),
-            data: vec![0.0; end],
-        }
+            data: Tensor::zeros(end, DType::F32, device)?,
+        })
     }
 
     /// Copies a model's weights; each tensor of `weights` is freed as soon as it has been copied.
     ///
     /// # Errors
     /// candle's, if a tensor is missing elements or cannot become f32. Loading has checked names and shapes.
-    pub fn from_weights(config: &LlamaConfig, weights: Weights) -> candle_core::Result<Self> {
-        let mut set = Self::zeros(config);
+    pub fn from_weights(config: &LlamaConfig, weights: Weights, device: &Device) -> Result<Self> {
+        let mut set = Self::zeros(config, device)?;
         for (name, tensor) in weights.tensors {
             let Some(range) = set.range(&name) else {
                 candle_core::bail!("{name} is no tensor of this configuration");
@@ -81,41 +95,52 @@ impl ParameterSet {
                     range.len()
                 );
             }
-            let values = tensor
-                .to_dtype(DType::F32)?
-                .flatten_all()?
-                .to_vec1::<f32>()?;
-            set.data[range].copy_from_slice(&values);
+            let values = tensor.to_device(device)?.to_dtype(DType::F32)?;
+            set.place(range.start, &values.flatten_all()?.contiguous()?)?;
         }
         Ok(set)
     }
 
-    /// The values as named tensors.
-    pub fn into_weights(self) -> Weights {
+    /// The values as named tensors, which share the set's buffer.
+    ///
+    /// # Errors
+    /// candle's.
+    pub fn into_weights(self) -> Result<Weights> {
         let tensors = self
             .specs()
             .iter()
-            .map(|spec| {
-                let values = self.data[spec.range.clone()].to_vec();
-                let tensor = Tensor::from_vec(values, spec.shape.as_slice(), &Device::Cpu)
-                    .expect("a range has as many elements as its shape says");
-                (spec.name.clone(), tensor)
-            })
-            .collect();
-        Weights { tensors }
+            .map(|spec| Ok((spec.name.clone(), self.tensor(spec)?)))
+            .collect::<Result<_>>()?;
+        Ok(Weights { tensors })
     }
 
-    /// All zeros, in the shape of `self`.
-    pub fn zeros_like(&self) -> Self {
-        Self {
+    /// All zeros, in the shape of `self` and on its device.
+    ///
+    /// # Errors
+    /// candle's, if the device has not so much memory.
+    pub fn zeros_like(&self) -> Result<Self> {
+        Ok(Self {
             table: Arc::clone(&self.table),
-            data: vec![0.0; self.data.len()],
-        }
+            data: self.data.zeros_like()?,
+        })
+    }
+
+    /// Makes all values zero.
+    ///
+    /// # Errors
+    /// candle's.
+    pub fn zero(&mut self) -> Result<()> {
+        self.data.zero_set()
     }
 
     /// Names, shapes and places of the tensors.
     pub fn specs(&self) -> &[ParameterSpec] {
         &self.table.specs
+    }
+
+    /// How many values there are.
+    pub fn count(&self) -> usize {
+        self.data.elem_count()
     }
 
     /// Place of the tensor `name`.
@@ -124,18 +149,58 @@ impl ParameterSet {
         Some(self.table.specs[index].range.clone())
     }
 
-    /// Elements of the tensor `name`, row by row.
-    pub fn get(&self, name: &str) -> Option<&[f32]> {
-        Some(&self.data[self.range(name)?])
+    /// The tensor `name`, where there is one; it shares the set's buffer.
+    ///
+    /// # Errors
+    /// candle's.
+    pub fn get(&self, name: &str) -> Result<Option<Tensor>> {
+        let index = self.table.by_name.get(name);
+        index
+            .map(|index| self.tensor(&self.table.specs[*index]))
+            .transpose()
     }
 
-    /// All elements.
-    pub fn data(&self) -> &[f32] {
+    /// One of the tensors, which shares the set's buffer.
+    ///
+    /// # Errors
+    /// candle's, if `spec` is not of this set.
+    pub fn tensor(&self, spec: &ParameterSpec) -> Result<Tensor> {
+        self.view(spec.range.clone(), &spec.shape)
+    }
+
+    /// Some neighbouring values in a shape, sharing the set's buffer.
+    ///
+    /// # Errors
+    /// candle's, if there are not so many values in the range.
+    pub fn view(&self, range: Range<usize>, shape: &[usize]) -> Result<Tensor> {
+        self.data
+            .narrow(0, range.start, range.len())?
+            .reshape(shape)
+    }
+
+    /// All values, in one dimension.
+    pub fn data(&self) -> &Tensor {
         &self.data
     }
 
-    /// All elements, to change.
-    pub fn data_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+    /// Copies some values to the host.
+    ///
+    /// # Errors
+    /// candle's, if there are not so many.
+    pub fn read(&self, range: Range<usize>) -> Result<Vec<f32>> {
+        self.data.narrow(0, range.start, range.len())?.to_vec1()
+    }
+
+    /// Copies values from the host, to the places from `start` on.
+    ///
+    /// # Errors
+    /// candle's, if there are not so many places.
+    pub fn write(&mut self, start: usize, values: &[f32]) -> Result<()> {
+        let values = Tensor::from_slice(values, values.len(), self.data.device())?;
+        self.place(start, &values)
+    }
+
+    fn place(&mut self, start: usize, values: &Tensor) -> Result<()> {
+        self.data.slice_set(values, 0, start)
     }
 }

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::batches::{Batches, pack, steps_per_epoch, total_steps};
 use super::checkpoint::checkpoint_bytes;
-use super::config::TrainConfig;
-use super::engine;
+use super::config::{MicroBatchTokens, TrainConfig};
+use super::engine::{self, Capacity, Recompute};
 use super::prefixes::SharedPrefixes;
 use super::schedule::warmup_steps;
 use super::template::Row;
@@ -41,8 +41,10 @@ pub struct MemoryItem {
 pub struct Plan {
     /// Examples that are trained on.
     pub examples: usize,
-    /// Trainable parameters.
+    /// Parameters of the model.
     pub parameters: u64,
+    /// Those that are trained.
+    pub trained_parameters: u64,
     /// Optimizer steps of one pass over the examples.
     pub steps_per_epoch: u64,
     /// Optimizer steps in all.
@@ -51,6 +53,8 @@ pub struct Plan {
     pub warmup_steps: u64,
     /// Examples in one step.
     pub batch_size: usize,
+    /// How a step is split, and what is computed again.
+    pub split: Split,
     /// Tokens trained on in all, prompts included, after truncation.
     pub tokens: u64,
     /// Whether `tokens` rests on a guess.
@@ -68,14 +72,72 @@ pub struct Plan {
     pub seconds: Option<f64>,
 }
 
+/// How a step goes through the model: decided at the start of a run, and kept on resume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Split {
+    /// Most tokens of a micro-batch.
+    pub micro_batch_tokens: usize,
+    /// What is computed again for the backward pass.
+    pub recompute: Recompute,
+}
+
+impl Split {
+    /// What the settings leave open, chosen: the quickest split that fits into the memory that there
+    /// is, or else the smallest.
+    pub fn choose(model: &LlamaConfig, config: &TrainConfig, available_bytes: Option<u64>) -> Self {
+        let sizes = match config.micro_batch_tokens {
+            MicroBatchTokens::Tokens(tokens) => vec![tokens],
+            MicroBatchTokens::Auto => {
+                let above = MICRO_BATCHES
+                    .into_iter()
+                    .filter(|t| *t > config.max_seq_len);
+                above.chain([config.max_seq_len]).collect()
+            }
+        };
+        let levels = match config.recompute.given() {
+            Some(recompute) => vec![recompute],
+            None => Recompute::ALL.to_vec(),
+        };
+        let mut splits: Vec<Self> = sizes
+            .into_iter()
+            .flat_map(|micro_batch_tokens| {
+                levels.iter().map(move |recompute| Self {
+                    micro_batch_tokens,
+                    recompute: *recompute,
+                })
+            })
+            .collect();
+        // Whole layers computed again cost a third; no size of a micro-batch costs as much.
+        splits.sort_by_key(|split| split.recompute == Recompute::Layers);
+        let bytes = |split: &Self| -> u64 {
+            let memory = memory_of(model, config, *split);
+            memory.iter().map(|item| item.bytes).sum()
+        };
+        let room = available_bytes.map_or(f64::INFINITY, |bytes| SHARE * bytes as f64);
+        splits
+            .iter()
+            .find(|split| bytes(split) as f64 <= room)
+            .or_else(|| splits.iter().min_by_key(|split| bytes(split)))
+            .copied()
+            .expect("there is at least one size and one level")
+    }
+}
+
+/// Sizes of a micro-batch that the planner chooses from, the quickest first. Larger ones share more of
+/// the prompts' beginnings; above these that is worth little on a CPU.
+const MICRO_BATCHES: [usize; 3] = [2048, 1024, 512];
+
+/// The part of the available memory that a choice of the planner may fill.
+const SHARE: f64 = 0.8;
+
 /// Why a plan cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// More memory is needed than there is.
     #[error(
         "training this student needs {} of memory, {} are available; {} of that is weights, gradients and \
-         optimizer state of {} parameters. Choose a smaller student, or a machine with more memory",
-        size(*.needed_bytes), size(*.available_bytes), size(*.state_bytes), grouped(*.parameters)
+         optimizer state of {} parameters. {}",
+        size(*.needed_bytes), size(*.available_bytes), size(*.state_bytes), grouped(*.parameters), way_out
     )]
     DoesNotFit {
         /// What is needed.
@@ -84,18 +146,22 @@ pub enum PlanError {
         available_bytes: u64,
         /// The part that no setting changes.
         state_bytes: u64,
-        /// Trainable parameters.
+        /// Parameters of the model.
         parameters: u64,
+        /// What to change.
+        way_out: String,
     },
 }
 
 /// Plans a run of `config` over `lengths` on the student `model`; no weights are needed.
 ///
-/// `tokens_per_second` is a measured speed of this student on this machine, if there is one.
+/// `available_bytes` is the memory that there is, if it is known: what the settings leave open is chosen
+/// to fit. `tokens_per_second` is a measured speed of this student on this machine, if there is one.
 pub fn plan(
     model: &LlamaConfig,
     config: &TrainConfig,
     lengths: TokenLengths<'_>,
+    available_bytes: Option<u64>,
     tokens_per_second: Option<f64>,
 ) -> Plan {
     let (examples, mean_tokens, rows) = match lengths {
@@ -123,61 +189,97 @@ pub fn plan(
     let examples_seen = whole_epochs * examples as u64 + rest.min(examples as u64);
     let tokens = (examples_seen as f64 * mean_tokens).round() as u64;
 
+    let split = Split::choose(model, config, available_bytes);
+    let memory = memory_of(model, config, split);
     let parameters = model.parameter_count();
-    let item = |purpose: &str, numbers: usize| MemoryItem {
-        purpose: purpose.to_owned(),
-        bytes: 4 * numbers as u64,
-    };
-    let mut memory = vec![
-        item("weights", parameters),
-        item("gradients", parameters),
-        item("AdamW first moment", parameters),
-        item("AdamW second moment", parameters),
-    ];
-    memory.extend(
-        engine::buffers(model, config.micro_batch_tokens)
-            .into_iter()
-            .map(|(purpose, numbers)| item(purpose, numbers)),
-    );
+    let trained = config
+        .lora
+        .as_ref()
+        .map_or(parameters, |lora| lora.parameter_count(model));
     Plan {
         examples,
         parameters: parameters as u64,
+        trained_parameters: trained as u64,
         steps_per_epoch: per_epoch,
         total_steps: total,
         warmup_steps: warmup_steps(config.warmup_ratio, total),
         batch_size: config.batch_size,
+        split,
         tokens,
         tokens_estimated: rows.is_none(),
         computed_tokens: rows
-            .map(|rows| (tokens as f64 * computed_share(config, rows)).round() as u64),
+            .map(|rows| (tokens as f64 * computed_share(config, split, rows)).round() as u64),
         memory_bytes: memory.iter().map(|item| item.bytes).sum(),
         memory,
-        checkpoint_bytes: checkpoint_bytes(parameters) * (config.keep_checkpoints as u64 + 1),
+        checkpoint_bytes: checkpoint_bytes(trained) * (config.keep_checkpoints as u64 + 1),
         seconds: tokens_per_second
             .filter(|speed| *speed > 0.0)
             .map(|speed| tokens as f64 / speed),
     }
 }
 
+/// What lies in memory while a step runs.
+fn memory_of(model: &LlamaConfig, config: &TrainConfig, split: Split) -> Vec<MemoryItem> {
+    let parameters = model.parameter_count();
+    let lora = config.lora.as_ref();
+    let trained = lora.map_or(parameters, |lora| lora.parameter_count(model));
+    let item = |purpose: &str, numbers: usize| MemoryItem {
+        purpose: purpose.to_owned(),
+        bytes: 4 * numbers as u64,
+    };
+    let mut memory = vec![item("weights", parameters)];
+    if lora.is_some() {
+        memory.push(item("adapters", trained));
+    }
+    memory.extend([
+        item("gradients", trained),
+        item("AdamW first moment", trained),
+        item("AdamW second moment", trained),
+    ]);
+    let capacity = Capacity {
+        tokens: split.micro_batch_tokens,
+        recompute: split.recompute,
+        lora_rank: lora.map_or(0, |lora| lora.r),
+    };
+    memory.extend(
+        engine::buffers(model, capacity)
+            .into_iter()
+            .map(|(purpose, numbers)| item(purpose, numbers)),
+    );
+    memory
+}
+
 /// The share of all tokens that goes through the model, seen over one epoch at most.
-fn computed_share(config: &TrainConfig, rows: &[Row]) -> f64 {
-    if rows.is_empty() {
+fn computed_share(config: &TrainConfig, split: Split, rows: &[Row]) -> f64 {
+    let longest = rows.iter().map(Row::input_tokens).max().unwrap_or(0);
+    if rows.is_empty() || longest > split.micro_batch_tokens {
         return 1.0;
     }
-    let prefixes = SharedPrefixes::of(rows);
+    let prefixes = match config.share_prefixes {
+        true => SharedPrefixes::of(rows),
+        false => SharedPrefixes::none(),
+    };
     let mut batches = Batches::new(config, rows.len());
     let (mut computed, mut all) = (0, 0);
     for step in 0..batches.total_steps().min(batches.steps_per_epoch()) {
         let members = batches.step(step);
         let tokens = members.iter().map(|&row| rows[row].input_ids.len());
         all += tokens.sum::<usize>();
-        let packed = pack(rows, &members, config.micro_batch_tokens, &prefixes);
+        let packed = pack(rows, &members, split.micro_batch_tokens, &prefixes);
         computed += packed.iter().map(|b| b.input_ids.len()).sum::<usize>();
     }
     computed as f64 / all.max(1) as f64
 }
 
 impl Plan {
+    /// The part of the memory that no split changes.
+    fn state_bytes(&self) -> u64 {
+        match self.trained_parameters < self.parameters {
+            true => 4 * (self.parameters + 4 * self.trained_parameters),
+            false => 16 * self.parameters,
+        }
+    }
+
     /// Whether the run fits into `available_bytes` of memory.
     pub fn fits(&self, available_bytes: u64) -> Result<(), PlanError> {
         if self.memory_bytes <= available_bytes {
@@ -186,8 +288,15 @@ impl Plan {
         Err(PlanError::DoesNotFit {
             needed_bytes: self.memory_bytes,
             available_bytes,
-            state_bytes: 16 * self.parameters,
+            state_bytes: self.state_bytes(),
             parameters: self.parameters,
+            way_out: match self.trained_parameters < self.parameters {
+                true => "Choose a smaller student, or a machine with more memory",
+                false => {
+                    "Train adapters instead ([trainer.lora]), or choose a smaller student or a machine with more memory"
+                }
+            }
+            .to_owned(),
         })
     }
 }
@@ -207,6 +316,14 @@ impl fmt::Display for Plan {
             line("of these computed", grouped(computed))?;
         }
         line("parameters", grouped(self.parameters))?;
+        if self.trained_parameters < self.parameters {
+            line("of these trained", grouped(self.trained_parameters))?;
+        }
+        line(
+            "tokens of a micro-batch",
+            grouped(self.split.micro_batch_tokens as u64),
+        )?;
+        line("computed again", self.split.recompute.to_string())?;
         if let Some(seconds) = self.seconds {
             line("time, about", duration(seconds))?;
         }
@@ -254,6 +371,8 @@ pub(crate) fn duration(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::llama::RopeScaling;
+    use crate::trainer::config::RecomputeSetting;
+    use crate::trainer::lora::LoraConfig;
 
     fn llama_7b() -> LlamaConfig {
         LlamaConfig {
@@ -281,9 +400,12 @@ mod tests {
             examples: 52_002,
             mean_tokens: 128.0,
         };
-        let plan = plan(&llama_7b(), &TrainConfig::default(), lengths, Some(1000.0));
+        let small = Some(24_000_000_000);
+        let config = TrainConfig::default();
+        let plan = plan(&llama_7b(), &config, lengths, small, Some(1000.0));
         assert_eq!(plan.parameters, 6_738_415_616);
         assert_eq!((plan.total_steps, plan.warmup_steps), (1221, 37));
+        assert_eq!(plan.split, SMALLEST);
         assert_eq!(plan.tokens, 3 * 52_002 * 128);
         // The four buffers of 4 bytes a parameter: Stanford's README counts 112 GB for 7 billion.
         let state: u64 = plan.memory[..4].iter().map(|item| item.bytes).sum();
@@ -291,8 +413,9 @@ mod tests {
         let error = plan.fits(24_000_000_000).unwrap_err().to_string();
         assert_eq!(
             error,
-            "training this student needs 112.4 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
-             gradients and optimizer state of 6,738,415,616 parameters. Choose a smaller student, or a machine with more memory"
+            "training this student needs 108.4 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
+             gradients and optimizer state of 6,738,415,616 parameters. Train adapters instead ([trainer.lora]), or choose \
+             a smaller student or a machine with more memory"
         );
         plan.fits(128_000_000_000).unwrap();
     }
@@ -319,7 +442,7 @@ mod tests {
             .zip(lengths)
             .map(|(i, length)| row(i as usize, length, &[1000 + i]))
             .collect();
-        let planned = plan(&llama_7b(), &config, TokenLengths::Rows(&apart), None);
+        let planned = plan(&llama_7b(), &config, TokenLengths::Rows(&apart), None, None);
         assert_eq!((planned.steps_per_epoch, planned.total_steps), (3, 5));
         // One epoch of 10 examples and two steps of 4, at a mean of 141.2 tokens.
         assert_eq!(planned.tokens, (18.0f64 * 141.2).round() as u64);
@@ -336,7 +459,7 @@ mod tests {
                 row(i as usize, length, &first)
             })
             .collect();
-        let planned = plan(&llama_7b(), &config, TokenLengths::Rows(&alike), None);
+        let planned = plan(&llama_7b(), &config, TokenLengths::Rows(&alike), None, None);
         assert_eq!(planned.tokens, 18 * 100);
         // Steps of 4, 4 and 2 rows, of which each is one micro-batch: 10 · 79 and 3 · 20 tokens.
         assert_eq!(planned.computed_tokens, Some(18 * 85));
@@ -357,10 +480,71 @@ mod tests {
         };
         let config = TrainConfig {
             batch_size: 8,
+            micro_batch_tokens: MicroBatchTokens::Tokens(512),
             ..TrainConfig::default()
         };
-        let text = plan(&model, &config, lengths, Some(100.0)).to_string();
+        let text = plan(&model, &config, lengths, None, Some(100.0)).to_string();
         assert_eq!(text, TABLE.trim_matches('\n'));
+    }
+
+    const SMALLEST: Split = Split {
+        micro_batch_tokens: 512,
+        recompute: Recompute::Layers,
+    };
+
+    #[test]
+    fn the_quickest_split_that_fits_is_chosen() {
+        let model = llama_7b();
+        let config = TrainConfig::default();
+        let choice = |gigabytes: u64| {
+            let split = Split::choose(&model, &config, Some(gigabytes * 1_000_000_000));
+            (split.micro_batch_tokens, split.recompute)
+        };
+        // 107.8 GB of state; the planner fills four fifths.
+        assert_eq!(choice(200), (2048, Recompute::Nothing));
+        assert_eq!(choice(155), (2048, Recompute::Elementwise));
+        assert_eq!(choice(148), (1024, Recompute::Nothing));
+        assert_eq!(choice(144), (1024, Recompute::Elementwise));
+        assert_eq!(choice(142), (512, Recompute::Nothing));
+        assert_eq!(choice(140), (512, Recompute::Elementwise));
+        assert_eq!(choice(138), (2048, Recompute::Layers));
+        assert_eq!(choice(100), (512, Recompute::Layers));
+        let given = TrainConfig {
+            micro_batch_tokens: MicroBatchTokens::Tokens(4096),
+            recompute: RecomputeSetting::None,
+            ..TrainConfig::default()
+        };
+        let split = Split::choose(&model, &given, Some(1));
+        assert_eq!(
+            (split.micro_batch_tokens, split.recompute),
+            (4096, Recompute::Nothing)
+        );
+    }
+
+    #[test]
+    fn adapters_need_the_weights_and_little_more() {
+        let config = TrainConfig {
+            lora: Some(LoraConfig::default()),
+            ..TrainConfig::default()
+        };
+        let lengths = TokenLengths::Estimated {
+            examples: 52_002,
+            mean_tokens: 128.0,
+        };
+        let plan = plan(&llama_7b(), &config, lengths, Some(40_000_000_000), None);
+        // alpaca-lora with r = 8 on q_proj and v_proj trains as many.
+        assert_eq!(plan.trained_parameters, 4_194_304);
+        assert_eq!(plan.checkpoint_bytes, 2 * 12 * 4_194_304);
+        plan.fits(40_000_000_000).unwrap();
+        let told = plan.to_string();
+        assert!(
+            told.contains("of these trained                      4,194,304"),
+            "{told}"
+        );
+        let error = plan.fits(20_000_000_000).unwrap_err().to_string();
+        assert!(
+            error.ends_with("parameters. Choose a smaller student, or a machine with more memory")
+        );
     }
 
     const TABLE: &str = "
@@ -372,6 +556,8 @@ training
   steps of warm-up                             12
   tokens                            about 390,000
   parameters                          464,531,456
+  tokens of a micro-batch                     512
+  computed again                          nothing
   time, about                           1 h 5 min
   disk for checkpoints                    11.1 GB
 memory

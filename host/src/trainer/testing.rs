@@ -1,5 +1,7 @@
 //! A tiny model and made-up rows for the tests of this module.
 
+use candle_core::Device;
+
 use super::parameters::ParameterSet;
 use super::template::Row;
 use crate::llama::{LlamaConfig, RopeScaling};
@@ -51,15 +53,22 @@ impl SplitMix64 {
 /// Uniform weights of the size that training starts with, norms around 1.
 pub(crate) fn tiny_parameters(config: &LlamaConfig, seed: u64) -> ParameterSet {
     let mut random = SplitMix64(seed);
-    let mut set = ParameterSet::zeros(config);
+    let mut set = ParameterSet::zeros(config, &Device::Cpu).unwrap();
     for spec in set.specs().to_vec() {
         let norm = spec.shape.len() == 1;
-        for value in &mut set.data_mut()[spec.range] {
+        let mut value = || {
             let x = random.symmetric();
-            *value = if norm { 1.0 + 0.125 * x } else { 0.25 * x };
-        }
+            if norm { 1.0 + 0.125 * x } else { 0.25 * x }
+        };
+        let values: Vec<f32> = spec.range.clone().map(|_| value()).collect();
+        set.write(spec.range.start, &values).unwrap();
     }
     set
+}
+
+/// All values of a set.
+pub(crate) fn values(set: &ParameterSet) -> Vec<f32> {
+    set.read(0..set.count()).unwrap()
 }
 
 /// Rows of 4 to 23 tokens; the answer is what follows the first third.

@@ -6,20 +6,24 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::adamw::{AdamW, AdamWConstants, clip_factor, global_norm};
+use super::adamw::{AdamW, AdamWConstants, clip_factor};
 use super::batches::{Batches, pack};
 use super::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFolder, CheckpointState, NumericPath,
 };
 use super::config::{ConfigProblem, TrainConfig};
-use super::engine::CpuEngine;
-use super::model::Engine;
+use super::engine::{Capacity, Engine};
+use super::lora::Adapters;
+use super::operations::CpuOperations;
 use super::parameters::ParameterSet;
+use super::plan::Split;
 use super::progress::{HeldOutLoss, StepRecord, TrainObserver};
 use super::schedule::Schedule;
+use super::student::Student;
 use super::template::Row;
 use crate::llama::{LlamaConfig, Weights};
 use admission::{check, compare, identity, numeric_path};
+use candle_core::Device;
 
 /// Everything that a training run is given, but for the weights.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +40,8 @@ pub struct TrainJob<'a> {
     pub dir: &'a Path,
     /// Looked at between micro-batches: when it is set, the run saves a checkpoint and stops.
     pub cancel: &'a AtomicBool,
+    /// How a fresh run is split and what it computes again; a resumed one keeps those that it began with.
+    pub split: Split,
     /// Threads of a fresh run; 0 takes all cores. A resumed run keeps those that it began with.
     pub threads: usize,
 }
@@ -43,8 +49,8 @@ pub struct TrainJob<'a> {
 /// A finished run.
 #[derive(Debug)]
 pub struct TrainOutcome {
-    /// The trained weights, f32.
-    pub weights: Weights,
+    /// The trained student, f32.
+    pub student: Student,
     /// Every step.
     pub history: Vec<StepRecord>,
     /// Every measurement on the held-out rows.
@@ -76,7 +82,10 @@ pub enum TrainError {
     },
     /// The weights are not those of the configuration.
     #[error("the student's weights cannot be used: {0}")]
-    Weights(#[from] candle_core::Error),
+    Weights(candle_core::Error),
+    /// The device failed, or has too little memory.
+    #[error("the trainer's arithmetic failed: {0}")]
+    Device(#[from] candle_core::Error),
     /// The folder holds a checkpoint of another run.
     #[error(
         "{} holds checkpoints of another run:{}\nName another run directory, or undo the change",
@@ -142,45 +151,72 @@ pub fn train(
     let mut batches = Batches::new(job.config, job.rows.len());
     let total_steps = batches.total_steps();
 
-    let (checkpoint, notices) = folder.load_newest(&ParameterSet::zeros(job.model), constants)?;
+    let device = Device::Cpu;
+    let operations = Box::new(CpuOperations);
+    let layout = match &job.config.lora {
+        Some(lora) => ParameterSet::of_shapes(lora.shapes(job.model), &device)?,
+        None => ParameterSet::zeros(job.model, &device)?,
+    };
+    // Before the tensors: those of other settings would look damaged.
+    if let Some(state) = folder.newest_state()? {
+        compare(job, &state, &identity)?;
+    }
+    let (checkpoint, notices) = folder.load_newest(&layout, constants)?;
+    drop(layout);
     for notice in &notices {
         observer.on_notice(notice);
     }
     let fresh = checkpoint.is_none();
-    let Checkpoint {
-        mut state,
-        mut parameters,
-        mut adamw,
-    } = match checkpoint {
-        Some(checkpoint) => {
-            drop(weights);
-            compare(job, &checkpoint.state, &identity)?;
-            checkpoint
+    let base = || ParameterSet::from_weights(job.model, weights, &device);
+    let adapters = |lora| Adapters::new(lora, job.model, job.config.seed, &device);
+    let (mut state, mut student, mut adamw) = match checkpoint {
+        Some(Checkpoint {
+            state,
+            parameters,
+            adamw,
+        }) => {
+            let student = match &job.config.lora {
+                None => {
+                    drop(base);
+                    Student::full(parameters)
+                }
+                Some(lora) => Student {
+                    base: base().map_err(TrainError::Weights)?,
+                    adapters: Some(Adapters {
+                        config: lora.clone(),
+                        values: parameters,
+                    }),
+                },
+            };
+            (state, student, adamw)
         }
         None => {
-            let parameters = ParameterSet::from_weights(job.model, weights)?;
-            Checkpoint {
-                state: CheckpointState {
-                    format: CheckpointState::FORMAT,
-                    step: 0,
-                    total_steps,
-                    epoch: 0,
-                    rows_used: 0,
-                    identity,
-                    numeric_path: numeric_path(job),
-                    history: Vec::new(),
-                    held_out: Vec::new(),
-                },
-                adamw: AdamW::new(constants, &parameters),
-                parameters,
-            }
+            let student = Student {
+                base: base().map_err(TrainError::Weights)?,
+                adapters: job.config.lora.as_ref().map(adapters).transpose()?,
+            };
+            let state = CheckpointState {
+                format: CheckpointState::FORMAT,
+                step: 0,
+                total_steps,
+                epoch: 0,
+                rows_used: 0,
+                identity,
+                numeric_path: numeric_path(job, &*operations),
+                history: Vec::new(),
+                held_out: Vec::new(),
+            };
+            let adamw = AdamW::new(constants, student.trained())?;
+            (state, student, adamw)
         }
     };
     if !fresh {
         let now = NumericPath {
             threads: state.numeric_path.threads,
+            micro_batch_tokens: state.numeric_path.micro_batch_tokens,
+            recompute: state.numeric_path.recompute,
             shared_prefixes: state.numeric_path.shared_prefixes.clone(),
-            ..numeric_path(job)
+            ..numeric_path(job, &*operations)
         };
         if now != state.numeric_path {
             observer.on_notice(&format!(
@@ -194,25 +230,30 @@ pub fn train(
     let resumed_from = state.step;
     observer.on_start(resumed_from, total_steps);
 
+    let capacity = Capacity {
+        tokens: state.numeric_path.micro_batch_tokens,
+        recompute: state.numeric_path.recompute,
+        lora_rank: job.config.lora.as_ref().map_or(0, |lora| lora.r),
+    };
     let mut sitting = Sitting {
         job,
         pool: rayon::ThreadPoolBuilder::new()
             .num_threads(state.numeric_path.threads)
             .build()?,
-        engine: CpuEngine::new(job.model, &parameters, job.config.micro_batch_tokens),
+        engine: Engine::new(job.model, operations, capacity, &device)?,
         saved: (!fresh).then_some(state.step),
         folder,
     };
     let schedule = Schedule::new(job.config, total_steps);
-    let mut gradients = parameters.zeros_like();
-    sitting.measure_if_due(&mut state, &parameters, observer)?;
+    let mut gradients = student.trained().zeros_like()?;
+    sitting.measure_if_due(&mut state, &student, observer)?;
     while state.step < total_steps {
         let members = batches.step(state.step);
-        let record = match sitting.step(&state, &members, &parameters, &mut gradients, observer) {
+        let record = match sitting.step(&state, &members, &student, &mut gradients, observer) {
             Ok(record) => record,
             Err(stop) => {
                 if matches!(stop, TrainError::Cancelled { .. }) {
-                    sitting.save(&state, &parameters, &adamw, observer)?;
+                    sitting.save(&state, student.trained(), &adamw, observer)?;
                 }
                 return Err(stop);
             }
@@ -220,9 +261,11 @@ pub fn train(
         let started = Instant::now();
         let learning_rate = schedule.learning_rate(state.step);
         let factor = clip_factor(record.grad_norm, job.config.max_grad_norm);
+        let operations = sitting.engine.operations();
+        let trained = student.trained_mut();
         sitting
             .pool
-            .install(|| adamw.update(&mut parameters, &gradients, learning_rate, factor));
+            .install(|| adamw.update(operations, trained, &gradients, learning_rate, factor))?;
         state.step += 1;
         state.epoch = state.step / batches.steps_per_epoch();
         state.rows_used = (state.step % batches.steps_per_epoch()) * job.config.batch_size as u64;
@@ -235,16 +278,14 @@ pub fn train(
         observer.on_step(&record);
         state.history.push(record);
         observer.on_point("step:after");
-        sitting.measure_if_due(&mut state, &parameters, observer)?;
+        sitting.measure_if_due(&mut state, &student, observer)?;
         if state.step.is_multiple_of(job.config.checkpoint_every) || state.step == total_steps {
-            sitting.save(&state, &parameters, &adamw, observer)?;
+            sitting.save(&state, student.trained(), &adamw, observer)?;
         }
     }
     let checkpoint = sitting.folder.step_path(state.step);
-    // The largest buffers go before the weights are copied out.
-    drop((sitting, adamw, gradients));
     Ok(TrainOutcome {
-        weights: parameters.into_weights(),
+        student,
         history: state.history,
         held_out: state.held_out,
         resumed_from,
@@ -257,7 +298,7 @@ pub fn train(
 struct Sitting<'a> {
     job: &'a TrainJob<'a>,
     pool: rayon::ThreadPool,
-    engine: CpuEngine,
+    engine: Engine,
     folder: CheckpointFolder,
     /// Step of the newest whole checkpoint.
     saved: Option<u64>,
@@ -269,7 +310,7 @@ impl Sitting<'_> {
         &mut self,
         state: &CheckpointState,
         members: &[usize],
-        parameters: &ParameterSet,
+        student: &Student,
         gradients: &mut ParameterSet,
         observer: &mut dyn TrainObserver,
     ) -> Result<StepRecord, TrainError> {
@@ -292,7 +333,7 @@ impl Sitting<'_> {
             examples: members.iter().map(|&row| rows[row].example).collect(),
             checkpoint: self.saved,
         };
-        gradients.data_mut().fill(0.0);
+        gradients.zero()?;
         let mut loss = 0.0;
         for (done, batch) in micro_batches.iter().enumerate() {
             if self.job.cancel.load(Ordering::Relaxed) {
@@ -301,17 +342,21 @@ impl Sitting<'_> {
                     total_steps: state.total_steps,
                 });
             }
-            let engine = &mut self.engine;
+            let engine = &self.engine;
             let summed = self
                 .pool
-                .install(|| engine.accumulate_gradients(parameters, batch, scale, gradients));
+                .install(|| engine.accumulate_gradients(student, batch, scale, gradients))?;
             if !summed.is_finite() {
                 return Err(not_finite("loss", summed, &batch.rows()));
             }
             loss += summed;
             observer.on_micro_batch(number, done + 1, micro_batches.len());
         }
-        let grad_norm = self.pool.install(|| global_norm(gradients));
+        let operations = self.engine.operations();
+        let squares = self
+            .pool
+            .install(|| operations.sum_of_squares(gradients.data()))?;
+        let grad_norm = squares.sqrt();
         if !grad_norm.is_finite() {
             return Err(not_finite("norm of the gradient", grad_norm, members));
         }
@@ -334,7 +379,7 @@ impl Sitting<'_> {
     fn measure_if_due(
         &mut self,
         state: &mut CheckpointState,
-        parameters: &ParameterSet,
+        student: &Student,
         observer: &mut dyn TrainObserver,
     ) -> Result<(), TrainError> {
         let every = self.job.config.eval_every;
@@ -357,8 +402,8 @@ impl Sitting<'_> {
             &path.shared_prefixes,
         );
         for batch in batches {
-            let engine = &mut self.engine;
-            let summed = self.pool.install(|| engine.loss(parameters, &batch));
+            let engine = &self.engine;
+            let summed = self.pool.install(|| engine.loss(student, &batch))?;
             if !summed.is_finite() {
                 return Err(TrainError::NotFinite {
                     step: state.step,

@@ -123,7 +123,7 @@ pub(super) fn refuse(recipe: &Recipe, available: u64) -> Result<(), Refused> {
         examples: 1,
         mean_tokens: MEAN_TOKENS,
     };
-    plan(&shape, &config, lengths, None)
+    plan(&shape, &config, lengths, Some(available), None)
         .fits(available)
         .map_err(Refused)
 }
@@ -169,15 +169,15 @@ pub(super) fn training(
         }
     });
     let (mean_tokens, lengths) = known.unwrap_or((MEAN_TOKENS, Lengths::Guess));
+    let available_bytes = trainer::memory::available_bytes();
     let planned = shape.map(|shape| {
         let lengths = TokenLengths::Estimated {
             examples,
             mean_tokens,
         };
         let speed = measured.and_then(|measured| measured.training_speed);
-        plan(&shape, &config, lengths, speed)
+        plan(&shape, &config, lengths, available_bytes, speed)
     });
-    let available_bytes = trainer::memory::available_bytes();
     let fits = planned.as_ref().zip(available_bytes).map(|(plan, bytes)| {
         let fits = plan.fits(bytes);
         if let Err(error) = &fits {

@@ -19,6 +19,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::adamw::{AdamW, AdamWConstants};
+use super::engine::Recompute;
 use super::parameters::ParameterSet;
 use super::prefixes::SharedPrefixes;
 use super::progress::{HeldOutLoss, StepRecord};
@@ -88,6 +89,9 @@ pub struct NumericPath {
     /// Checkpoints that do not name them were computed without.
     #[serde(default)]
     pub shared_prefixes: SharedPrefixes,
+    /// What is computed again for the backward pass; it changes no number.
+    #[serde(default)]
+    pub recompute: Recompute,
 }
 
 /// A checkpoint in memory.
@@ -270,7 +274,7 @@ impl CheckpointFolder {
                 };
                 CheckpointError::DiskFull {
                     path: path.to_owned(),
-                    needed_bytes: checkpoint_bytes(parameters.data().len()),
+                    needed_bytes: checkpoint_bytes(parameters.count()),
                     kept,
                 }
             }

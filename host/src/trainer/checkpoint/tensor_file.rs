@@ -25,7 +25,9 @@ pub(super) fn write_tensors(
     digest.update(&header);
     file.write_all(&header)?;
     let mut block = Vec::with_capacity(4 * BLOCK);
-    for values in tensors.data().chunks(BLOCK) {
+    for start in (0..tensors.count()).step_by(BLOCK) {
+        let end = tensors.count().min(start + BLOCK);
+        let values = tensors.read(start..end).map_err(io::Error::other)?;
         block.clear();
         block.extend(values.iter().flat_map(|x| x.to_le_bytes()));
         digest.update(&block);
@@ -56,7 +58,7 @@ pub(super) fn read_tensors(
         ));
     }
     let header = header(layout);
-    if bytes != header.len() as u64 + 4 * layout.data().len() as u64 {
+    if bytes != header.len() as u64 + 4 * layout.count() as u64 {
         return Err(format!("{name} does not hold the tensors of this model"));
     }
     let mut file = BufReader::with_capacity(1 << 20, file);
@@ -64,16 +66,16 @@ pub(super) fn read_tensors(
     let mut found_header = vec![0; header.len()];
     file.read_exact(&mut found_header).map_err(unreadable)?;
     digest.update(&found_header);
-    let mut tensors = layout.zeros_like();
+    let no_place = |e: candle_core::Error| format!("{name} has no place in memory ({e})");
+    let mut tensors = layout.zeros_like().map_err(no_place)?;
     let mut block = vec![0u8; 4 * BLOCK];
-    for values in tensors.data_mut().chunks_mut(BLOCK) {
-        let block = &mut block[..4 * values.len()];
+    for start in (0..tensors.count()).step_by(BLOCK) {
+        let block = &mut block[..4 * BLOCK.min(tensors.count() - start)];
         file.read_exact(block).map_err(unreadable)?;
         digest.update(&*block);
         let (words, _) = block.as_chunks::<4>();
-        for (value, word) in values.iter_mut().zip(words) {
-            *value = f32::from_le_bytes(*word);
-        }
+        let values: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+        tensors.write(start, &values).map_err(no_place)?;
     }
     let found = hex(&digest.finalize());
     if found != expected.sha256 {

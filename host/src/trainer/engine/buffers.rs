@@ -1,26 +1,49 @@
 //! Every buffer of the engine: what it is, how large it is, and the table that the planner prints.
 
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::recompute::Recompute;
 use crate::llama::LlamaConfig;
 
 /// Label rows whose logits are held at once: large enough for full speed of the products, small
 /// enough that 49,152 words take 50 MB.
 pub(super) const HEAD_ROWS: usize = 256;
 
-/// Numbers of f32 that the engine holds for micro-batches of up to `tokens` tokens, by purpose.
-pub fn buffers(config: &LlamaConfig, tokens: usize) -> Vec<(&'static str, usize)> {
+/// What decides how large the engine's buffers are, beside the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Most tokens of a micro-batch.
+    pub tokens: usize,
+    /// What is computed again for the backward pass rather than kept.
+    pub recompute: Recompute,
+    /// Rank of the adapters; 0 without.
+    pub lora_rank: usize,
+}
+
+/// Numbers of f32 that the engine holds, by purpose.
+pub fn buffers(config: &LlamaConfig, capacity: Capacity) -> Vec<(&'static str, usize)> {
     let sizes = Sizes::of(config);
-    let layer = 4 * sizes.hidden + 2 + sizes.qkv + sizes.heads + sizes.queries + 3 * sizes.inner;
-    let shared =
-        2 * sizes.hidden + 2 * sizes.qkv + 2 * sizes.queries + sizes.heads + 3 * sizes.inner;
+    let layers = config.num_hidden_layers;
+    let [costly, cheap] = [&sizes.costly()[..], &sizes.cheap()].map(|w| w.iter().sum::<usize>());
+    let (kept, reused) = match capacity.recompute {
+        Recompute::Nothing => (layers * (costly + cheap), 0),
+        Recompute::Elementwise => (layers * costly, cheap),
+        Recompute::Layers => (0, costly + cheap),
+    };
+    let residuals = (layers + 1) * sizes.hidden;
+    let shared: usize = sizes.shared().iter().sum();
+    let Capacity {
+        tokens, lora_rank, ..
+    } = capacity;
     vec![
+        ("activations kept for backward", tokens * (kept + residuals)),
         (
-            "activations kept for backward",
-            tokens * (config.num_hidden_layers * layer + sizes.hidden),
+            "buffers shared by the layers",
+            tokens * (reused + shared + 2 * lora_rank),
         ),
-        ("buffers shared by the layers", tokens * shared),
         (
             "logits and label rows",
-            HEAD_ROWS.min(tokens) * sizes.vocab + tokens * (4 * sizes.hidden + 1),
+            HEAD_ROWS.min(tokens) * sizes.vocab + tokens * (4 * sizes.hidden + 2),
         ),
     ]
 }
@@ -35,6 +58,8 @@ pub(super) struct Sizes {
     pub keys: usize,
     pub qkv: usize,
     pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
 }
 
 impl Sizes {
@@ -49,163 +74,298 @@ impl Sizes {
             keys,
             qkv: queries + 2 * keys,
             heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
         }
+    }
+
+    /// Of [`Costly`], in its order.
+    fn costly(self) -> [usize; 9] {
+        let (queries, keys) = (self.queries, self.keys);
+        let (hidden, inner) = (self.hidden, self.inner);
+        [
+            1,
+            queries,
+            keys,
+            keys,
+            self.heads,
+            queries,
+            hidden,
+            1,
+            2 * inner,
+        ]
+    }
+
+    /// Of [`Cheap`], in its order.
+    fn cheap(self) -> [usize; 3] {
+        [self.hidden, self.hidden, self.inner]
+    }
+
+    /// Of [`Shared`], in its order, without the adapters'.
+    fn shared(self) -> [usize; 11] {
+        let (queries, keys) = (self.queries, self.keys);
+        let (hidden, inner) = (self.hidden, self.inner);
+        [
+            self.qkv,
+            queries,
+            hidden,
+            hidden,
+            queries,
+            keys,
+            keys,
+            queries,
+            self.heads,
+            2 * inner,
+            inner,
+        ]
     }
 }
 
-/// What one layer keeps from its forward pass.
+/// What one layer's backward pass reads of its forward pass. All buffers are flat; a micro-batch uses
+/// the beginning of each.
 pub(super) struct LayerActivations {
-    pub normed: Vec<f32>,
-    pub rstd: Vec<f32>,
-    pub q: Vec<f32>,
-    pub k: Vec<f32>,
-    pub v: Vec<f32>,
-    pub log_sum: Vec<f32>,
-    pub attended: Vec<f32>,
-    pub middle: Vec<f32>,
-    pub middle_rstd: Vec<f32>,
-    pub middle_normed: Vec<f32>,
-    pub gate_up: Vec<f32>,
-    pub gated: Vec<f32>,
+    pub costly: Costly,
+    pub cheap: Cheap,
+}
+
+/// What takes products or attention to compute.
+#[derive(Clone)]
+pub(super) struct Costly {
+    pub rstd: Tensor,
+    pub q: Tensor,
+    pub k: Tensor,
+    pub v: Tensor,
+    pub log_sum: Tensor,
+    pub attended: Tensor,
+    pub middle: Tensor,
+    pub middle_rstd: Tensor,
+    pub gate_up: Tensor,
+}
+
+/// What is a small part of the work to compute again.
+#[derive(Clone)]
+pub(super) struct Cheap {
+    pub normed: Tensor,
+    pub middle_normed: Tensor,
+    pub gated: Tensor,
 }
 
 /// Buffers that one layer after another uses.
 pub(super) struct Shared {
-    pub qkv: Vec<f32>,
-    pub heads: Vec<f32>,
-    pub d_residual: Vec<f32>,
-    pub d_normed: Vec<f32>,
-    pub d_q: Vec<f32>,
-    pub d_k: Vec<f32>,
-    pub d_v: Vec<f32>,
-    pub d_attended: Vec<f32>,
-    pub delta: Vec<f32>,
-    pub d_gate_up: Vec<f32>,
-    pub d_gated: Vec<f32>,
+    pub qkv: Tensor,
+    pub heads: Tensor,
+    pub d_residual: Tensor,
+    pub d_normed: Tensor,
+    pub d_q: Tensor,
+    pub d_k: Tensor,
+    pub d_v: Tensor,
+    pub d_attended: Tensor,
+    pub delta: Tensor,
+    pub d_gate_up: Tensor,
+    pub d_gated: Tensor,
+    /// Of adapters: `x aᵀ`, and its gradient.
+    pub low_rank: [Tensor; 2],
 }
 
 /// Buffers of the final norm and the head, over label rows.
 pub(super) struct Head {
-    pub rows: Vec<f32>,
-    pub rstd: Vec<f32>,
-    pub normed: Vec<f32>,
-    pub d_normed: Vec<f32>,
-    pub d_rows: Vec<f32>,
-    pub logits: Vec<f32>,
+    pub rows: Tensor,
+    pub rstd: Tensor,
+    pub normed: Tensor,
+    pub d_normed: Tensor,
+    pub d_rows: Tensor,
+    pub losses: Tensor,
+    pub logits: Tensor,
 }
 
-impl LayerActivations {
-    pub fn new(sizes: Sizes, capacity: usize) -> Self {
-        let buffer = |width: usize| vec![0.0f32; capacity * width];
-        Self {
-            normed: buffer(sizes.hidden),
-            rstd: buffer(1),
-            q: buffer(sizes.queries),
-            k: buffer(sizes.keys),
-            v: buffer(sizes.keys),
-            log_sum: buffer(sizes.heads),
-            attended: buffer(sizes.queries),
-            middle: buffer(sizes.hidden),
-            middle_rstd: buffer(1),
-            middle_normed: buffer(sizes.hidden),
-            gate_up: buffer(2 * sizes.inner),
-            gated: buffer(sizes.inner),
+/// All buffers, made once.
+pub(super) struct Buffers {
+    /// The residual stream before each layer, and after the last.
+    pub residuals: Vec<Tensor>,
+    /// Of each layer; where something is computed again, all layers name the same buffer.
+    pub activations: Vec<LayerActivations>,
+    pub shared: Shared,
+    pub head: Head,
+}
+
+impl Buffers {
+    pub fn new(config: &LlamaConfig, capacity: Capacity, device: &Device) -> Result<Self> {
+        let sizes = Sizes::of(config);
+        let layers = config.num_hidden_layers;
+        let buffer = |width: usize| Tensor::zeros(capacity.tokens * width, DType::F32, device);
+        let costly = || -> Result<Costly> {
+            let [
+                rstd,
+                q,
+                k,
+                v,
+                log_sum,
+                attended,
+                middle,
+                middle_rstd,
+                gate_up,
+            ] = sizes.costly();
+            Ok(Costly {
+                rstd: buffer(rstd)?,
+                q: buffer(q)?,
+                k: buffer(k)?,
+                v: buffer(v)?,
+                log_sum: buffer(log_sum)?,
+                attended: buffer(attended)?,
+                middle: buffer(middle)?,
+                middle_rstd: buffer(middle_rstd)?,
+                gate_up: buffer(gate_up)?,
+            })
+        };
+        let cheap = || -> Result<Cheap> {
+            let [normed, middle_normed, gated] = sizes.cheap();
+            Ok(Cheap {
+                normed: buffer(normed)?,
+                middle_normed: buffer(middle_normed)?,
+                gated: buffer(gated)?,
+            })
+        };
+        let first = LayerActivations {
+            costly: costly()?,
+            cheap: cheap()?,
+        };
+        let mut activations = vec![first];
+        for _ in 1..layers {
+            let LayerActivations {
+                costly: all_costly,
+                cheap: all_cheap,
+            } = &activations[0];
+            // A clone is the same buffer under another name.
+            let next = match capacity.recompute {
+                Recompute::Nothing => (costly()?, cheap()?),
+                Recompute::Elementwise => (costly()?, all_cheap.clone()),
+                Recompute::Layers => (all_costly.clone(), all_cheap.clone()),
+            };
+            activations.push(LayerActivations {
+                costly: next.0,
+                cheap: next.1,
+            });
         }
+        let [
+            qkv,
+            heads,
+            d_residual,
+            d_normed,
+            d_q,
+            d_k,
+            d_v,
+            d_attended,
+            delta,
+            d_gate_up,
+            d_gated,
+        ] = sizes.shared();
+        Ok(Self {
+            residuals: (0..=layers)
+                .map(|_| buffer(sizes.hidden))
+                .collect::<Result<_>>()?,
+            activations,
+            shared: Shared {
+                qkv: buffer(qkv)?,
+                heads: buffer(heads)?,
+                d_residual: buffer(d_residual)?,
+                d_normed: buffer(d_normed)?,
+                d_q: buffer(d_q)?,
+                d_k: buffer(d_k)?,
+                d_v: buffer(d_v)?,
+                d_attended: buffer(d_attended)?,
+                delta: buffer(delta)?,
+                d_gate_up: buffer(d_gate_up)?,
+                d_gated: buffer(d_gated)?,
+                low_rank: [buffer(capacity.lora_rank)?, buffer(capacity.lora_rank)?],
+            },
+            head: Head {
+                rows: buffer(sizes.hidden)?,
+                rstd: buffer(1)?,
+                normed: buffer(sizes.hidden)?,
+                d_normed: buffer(sizes.hidden)?,
+                d_rows: buffer(sizes.hidden)?,
+                losses: buffer(1)?,
+                logits: Tensor::zeros(
+                    HEAD_ROWS.min(capacity.tokens) * sizes.vocab,
+                    DType::F32,
+                    device,
+                )?,
+            },
+        })
     }
 }
 
-impl Shared {
-    pub fn new(sizes: Sizes, capacity: usize) -> Self {
-        let buffer = |width: usize| vec![0.0f32; capacity * width];
-        Self {
-            qkv: buffer(sizes.qkv),
-            heads: buffer(sizes.queries),
-            d_residual: buffer(sizes.hidden),
-            d_normed: buffer(sizes.hidden),
-            d_q: buffer(sizes.queries),
-            d_k: buffer(sizes.keys),
-            d_v: buffer(sizes.keys),
-            d_attended: buffer(sizes.queries),
-            delta: buffer(sizes.heads),
-            d_gate_up: buffer(2 * sizes.inner),
-            d_gated: buffer(sizes.inner),
+#[cfg(test)]
+impl Buffers {
+    /// Numbers in all buffers, each counted once.
+    fn count(&self) -> usize {
+        let mut seen = std::collections::HashMap::new();
+        let layers = self.activations.iter().flat_map(|layer| {
+            let (costly, cheap) = (&layer.costly, &layer.cheap);
+            [
+                &costly.rstd,
+                &costly.q,
+                &costly.k,
+                &costly.v,
+                &costly.log_sum,
+                &costly.attended,
+                &costly.middle,
+                &costly.middle_rstd,
+                &costly.gate_up,
+                &cheap.normed,
+                &cheap.middle_normed,
+                &cheap.gated,
+            ]
+        });
+        let (shared, head) = (&self.shared, &self.head);
+        let others = [
+            &shared.qkv,
+            &shared.heads,
+            &shared.d_residual,
+            &shared.d_normed,
+            &shared.d_q,
+            &shared.d_k,
+            &shared.d_v,
+            &shared.d_attended,
+            &shared.delta,
+            &shared.d_gate_up,
+            &shared.d_gated,
+            &shared.low_rank[0],
+            &shared.low_rank[1],
+            &head.rows,
+            &head.rstd,
+            &head.normed,
+            &head.d_normed,
+            &head.d_rows,
+            &head.losses,
+            &head.logits,
+        ];
+        for tensor in layers.chain(others).chain(&self.residuals) {
+            seen.insert(tensor.id(), tensor.elem_count());
         }
-    }
-}
-
-impl Head {
-    pub fn new(sizes: Sizes, capacity: usize) -> Self {
-        let buffer = |width: usize| vec![0.0f32; capacity * width];
-        Self {
-            rows: buffer(sizes.hidden),
-            rstd: buffer(1),
-            normed: buffer(sizes.hidden),
-            d_normed: buffer(sizes.hidden),
-            d_rows: buffer(sizes.hidden),
-            logits: vec![0.0; HEAD_ROWS.min(capacity) * sizes.vocab],
-        }
+        seen.values().sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trainer::engine::CpuEngine;
-    use crate::trainer::parameters::ParameterSet;
     use crate::trainer::testing::tiny_config;
 
     #[test]
     fn the_table_of_buffers_is_what_is_allocated() {
         let config = tiny_config(true);
-        for capacity in [16, 600] {
-            let engine = CpuEngine::new(&config, &ParameterSet::zeros(&config), capacity);
-            let (shared, head) = (&engine.shared, &engine.head);
-            let kept: usize = engine
-                .activations
-                .iter()
-                .flat_map(|a| {
-                    [
-                        &a.normed,
-                        &a.rstd,
-                        &a.q,
-                        &a.k,
-                        &a.v,
-                        &a.log_sum,
-                        &a.attended,
-                        &a.middle,
-                        &a.middle_rstd,
-                        &a.middle_normed,
-                        &a.gate_up,
-                        &a.gated,
-                    ]
-                })
-                .chain(&engine.residuals)
-                .map(Vec::len)
-                .sum();
-            let of_layers = [
-                &shared.qkv,
-                &shared.heads,
-                &shared.d_residual,
-                &shared.d_normed,
-                &shared.d_q,
-                &shared.d_k,
-                &shared.d_v,
-                &shared.d_attended,
-                &shared.delta,
-                &shared.d_gate_up,
-                &shared.d_gated,
-            ];
-            let of_head = [
-                &head.rows,
-                &head.rstd,
-                &head.normed,
-                &head.d_normed,
-                &head.d_rows,
-                &head.logits,
-            ];
-            let length = |buffers: &[&Vec<f32>]| buffers.iter().map(|b| b.len()).sum();
-            let table: Vec<usize> = buffers(&config, capacity).iter().map(|b| b.1).collect();
-            assert_eq!(table, [kept, length(&of_layers), length(&of_head)]);
+        for tokens in [16, 600] {
+            for recompute in Recompute::ALL {
+                let capacity = Capacity {
+                    tokens,
+                    recompute,
+                    lora_rank: 3,
+                };
+                let made = Buffers::new(&config, capacity, &Device::Cpu).unwrap();
+                let table: Vec<usize> = buffers(&config, capacity).iter().map(|b| b.1).collect();
+                assert_eq!(table.iter().sum::<usize>(), made.count(), "{capacity:?}");
+            }
         }
     }
 }

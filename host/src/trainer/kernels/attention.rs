@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::matmul::{Matrix, MatrixMut, matmul};
 use super::vector::{dot, exp_in_place, max, vectorised};
-use crate::trainer::model::Segment;
+use crate::trainer::micro_batch::Segment;
 
 /// `out = softmax(q kᵀ / √head_dim, causal) v`, segment by segment; `k` and `v` are the segment's
 /// own behind those of its prefix.

@@ -39,6 +39,26 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Rows and columns `strides` elements apart, from the first element of `data` on.
+    ///
+    /// # Panics
+    /// If `data` ends before the last element.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, strides: [usize; 2]) -> Self {
+        let [row_stride, col_stride] = strides;
+        let last = rows.saturating_sub(1) * row_stride + cols.saturating_sub(1) * col_stride;
+        assert!(
+            rows * cols == 0 || last < data.len(),
+            "a {rows}x{cols} matrix with strides {strides:?} needs its elements"
+        );
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride,
+        }
+    }
+
     /// Some of the columns, without moving anything.
     ///
     /// # Panics
@@ -129,7 +149,8 @@ pub(in crate::trainer) fn matmul(
         Parallelism::None
     };
     // SAFETY: `new` checked that each slice has rows × cols elements, and the strides of a matrix or
-    // of its transpose reach each of them exactly once; `columns` keeps the strides, takes fewer
+    // of its transpose reach each of them exactly once, `strided` that the last element that its
+    // strides reach is in the slice; `columns` keeps the strides, takes fewer
     // columns and moves the beginning by no more than those left out, so what is reached is among
     // what was; the shapes agree by the assertion above; `out` is a unique borrow and overlaps
     // neither operand.

@@ -21,10 +21,9 @@ pub(in crate::trainer) fn rms_norm_forward(
         .for_each(|((y, rstd), x)| *rstd = forward_row(y, x, weight, eps));
 }
 
-/// Adds the gradient of the input to `dx` and that of the weight to `d_weight`.
+/// Adds the gradient of the input to `dx`.
 pub(in crate::trainer) fn rms_norm_backward(
     dx: &mut [f32],
-    d_weight: &mut [f32],
     dy: &[f32],
     x: &[f32],
     weight: &[f32],
@@ -37,7 +36,18 @@ pub(in crate::trainer) fn rms_norm_backward(
         .zip(rstd)
         .with_min_len(ROWS_PER_TASK)
         .for_each(|(((dx, dy), x), &rstd)| backward_row(dx, dy, x, weight, rstd));
-    // One thread, row after row: the sum over rows keeps its order, and it is a small part of the work.
+}
+
+/// Adds the gradient of the weight to `d_weight`.
+///
+/// One thread, row after row: the sum over rows keeps its order, and it is a small part of the work.
+pub(in crate::trainer) fn rms_norm_weight_gradient(
+    d_weight: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    rstd: &[f32],
+) {
+    let width = d_weight.len();
     for ((dy, x), &rstd) in dy.chunks_exact(width).zip(x.chunks_exact(width)).zip(rstd) {
         add_weight_gradient(d_weight, dy, x, rstd);
     }

@@ -5,17 +5,16 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::vector::vectorised;
-use crate::llama::rope::RopeTable;
 
 /// Copies columns `columns` of `rows` (`[tokens, width]`) to `heads` (`[heads, tokens, head_dim]`);
-/// with a table, turns every head to its token's position.
+/// with angles, turns every head to its token's position.
 pub(in crate::trainer) fn split_heads(
     heads: &mut [f32],
     rows: &[f32],
     width: usize,
     columns: Range<usize>,
     head_dim: usize,
-    rotation: Option<(&RopeTable, &[u32])>,
+    angles: Option<Angles<'_>>,
 ) {
     let tokens = rows.len() / width;
     heads
@@ -26,23 +25,23 @@ pub(in crate::trainer) fn split_heads(
             for (token, out) in out.chunks_exact_mut(head_dim).enumerate() {
                 let from = token * width + start;
                 out.copy_from_slice(&rows[from..from + head_dim]);
-                if let Some((table, positions)) = rotation {
-                    let (cos, sin) = angle(table, positions[token]);
+                if let Some(angles) = angles {
+                    let (cos, sin) = angles.of(token, head_dim);
                     rotate(out, cos, sin);
                 }
             }
         });
 }
 
-/// The reverse of [`split_heads`]: copies `heads` to columns `columns` of `rows`; with a table,
-/// turns every head back, which is also how a gradient goes through the rotation.
+/// The reverse of [`split_heads`]: copies `heads` to columns `columns` of `rows`; with
+/// angles, turns every head back, which is also how a gradient goes through the rotation.
 pub(in crate::trainer) fn merge_heads(
     rows: &mut [f32],
     heads: &[f32],
     width: usize,
     columns: Range<usize>,
     head_dim: usize,
-    rotation: Option<(&RopeTable, &[u32])>,
+    angles: Option<Angles<'_>>,
 ) {
     let tokens = rows.len() / width;
     rows.par_chunks_exact_mut(width)
@@ -52,18 +51,31 @@ pub(in crate::trainer) fn merge_heads(
             for (head, out) in row[columns.clone()].chunks_exact_mut(head_dim).enumerate() {
                 let from = (head * tokens + token) * head_dim;
                 out.copy_from_slice(&heads[from..from + head_dim]);
-                if let Some((table, positions)) = rotation {
-                    let (cos, sin) = angle(table, positions[token]);
+                if let Some(angles) = angles {
+                    let (cos, sin) = angles.of(token, head_dim);
                     rotate_back(out, cos, sin);
                 }
             }
         });
 }
 
-fn angle(table: &RopeTable, position: u32) -> (&[f32], &[f32]) {
-    let half = table.cos().len() / table.positions();
-    let row = position as usize * half..(position as usize + 1) * half;
-    (&table.cos()[row.clone()], &table.sin()[row])
+/// Cosines and sines of every position (`[positions, head_dim / 2]`), and each token's position.
+#[derive(Clone, Copy)]
+pub(in crate::trainer) struct Angles<'a> {
+    pub cos: &'a [f32],
+    pub sin: &'a [f32],
+    pub positions: &'a [u32],
+}
+
+impl<'a> Angles<'a> {
+    fn of(self, token: usize, head_dim: usize) -> (&'a [f32], &'a [f32]) {
+        let half = head_dim / 2;
+        let start = self.positions[token] as usize * half;
+        (
+            &self.cos[start..start + half],
+            &self.sin[start..start + half],
+        )
+    }
 }
 
 vectorised! {

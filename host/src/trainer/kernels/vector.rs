@@ -26,7 +26,7 @@ macro_rules! vectorised {
         }
     };
 }
-pub(in crate::trainer) use vectorised;
+pub(super) use vectorised;
 
 /// Partial sums kept side by side; a fixed number, so that the order of a sum does not depend on the machine.
 const LANES: usize = 16;

@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 use super::{TrainError, TrainJob};
 use crate::trainer::checkpoint::{CheckpointState, NumericPath, RunIdentity, hex};
 use crate::trainer::config::TrainDtype;
-use crate::trainer::engine::ENGINE_NAME;
 use crate::trainer::kernels::instructions;
+use crate::trainer::operations::Operations;
 use crate::trainer::prefixes::SharedPrefixes;
 
 /// Refuses what cannot be trained before anything is written.
@@ -27,6 +27,11 @@ pub(super) fn check(job: &TrainJob<'_>) -> Result<(), TrainError> {
         } else if length > limit {
             format!(
                 "it has {length} tokens, more than the {limit} of max_seq_len and the student's context"
+            )
+        } else if length > job.split.micro_batch_tokens {
+            format!(
+                "it has {length} tokens, more than the {} of a micro-batch",
+                job.split.micro_batch_tokens
             )
         } else if row.label_tokens() == 0 {
             "no token of it is a label, so there is nothing to learn".to_owned()
@@ -68,17 +73,21 @@ pub(super) fn identity(job: &TrainJob<'_>) -> RunIdentity {
 }
 
 /// How a fresh run computes on this machine.
-pub(super) fn numeric_path(job: &TrainJob<'_>) -> NumericPath {
+pub(super) fn numeric_path(job: &TrainJob<'_>, operations: &dyn Operations) -> NumericPath {
     let all = || std::thread::available_parallelism().map_or(1, usize::from);
     NumericPath {
-        engine: ENGINE_NAME.to_owned(),
+        engine: operations.name().to_owned(),
         dtype: match job.config.dtype {
             TrainDtype::F32 => "f32".to_owned(),
         },
         threads: if job.threads == 0 { all() } else { job.threads },
         instructions: instructions().to_owned(),
-        micro_batch_tokens: job.config.micro_batch_tokens,
-        shared_prefixes: SharedPrefixes::of(job.rows),
+        micro_batch_tokens: job.split.micro_batch_tokens,
+        shared_prefixes: match job.config.share_prefixes {
+            true => SharedPrefixes::of(job.rows),
+            false => SharedPrefixes::none(),
+        },
+        recompute: job.split.recompute,
     }
 }
 

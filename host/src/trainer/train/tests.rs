@@ -3,9 +3,11 @@ use std::fs;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::trainer::config::LrScheduler;
+use crate::trainer::config::{LrScheduler, MicroBatchTokens, RecomputeSetting};
+use crate::trainer::lora::LoraConfig;
+use crate::trainer::plan::Split;
 use crate::trainer::prefixes::SharedPrefixes;
-use crate::trainer::testing::{alike_rows, tiny_config, tiny_parameters, tiny_rows};
+use crate::trainer::testing::{alike_rows, tiny_config, tiny_parameters, tiny_rows, values};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
@@ -13,7 +15,7 @@ fn config() -> TrainConfig {
     TrainConfig {
         batch_size: 4,
         max_steps: Some(6),
-        micro_batch_tokens: 32,
+        micro_batch_tokens: MicroBatchTokens::Tokens(32),
         max_seq_len: 32,
         learning_rate: 1e-2,
         warmup_ratio: 0.2,
@@ -49,7 +51,7 @@ impl Run {
         observer: &mut dyn TrainObserver,
         cancel: &AtomicBool,
     ) -> Result<TrainOutcome, TrainError> {
-        let weights = tiny_parameters(&self.model, 1).into_weights();
+        let weights = tiny_parameters(&self.model, 1).into_weights().unwrap();
         self.go_from(weights, observer, cancel)
     }
 
@@ -66,6 +68,7 @@ impl Run {
             held_out: &self.held_out,
             dir: self.dir.path(),
             cancel,
+            split: Split::choose(&self.model, &self.config, None),
             threads: self.threads,
         };
         train(&job, weights, observer)
@@ -123,10 +126,8 @@ impl TrainObserver for Recorder {
 }
 
 fn bits(outcome: &TrainOutcome) -> Vec<u32> {
-    let all = outcome.weights.tensors.values();
-    all.flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap())
-        .map(f32::to_bits)
-        .collect()
+    let trained = values(outcome.student.trained());
+    trained.into_iter().map(f32::to_bits).collect()
 }
 
 fn numbers(records: &[StepRecord]) -> Vec<StepRecord> {
@@ -161,7 +162,7 @@ fn a_stopped_run_goes_on_to_the_bit() {
     assert_eq!(first.checkpoints, [2, 3]);
     let mut second = Recorder::default();
     // Other weights: a resumed run takes them from its checkpoint.
-    let others = tiny_parameters(&parts.model, 99).into_weights();
+    let others = tiny_parameters(&parts.model, 99).into_weights().unwrap();
     let got = parts.go_from(others, &mut second, &NEVER).unwrap();
     assert_eq!((got.resumed_from, second.started), (3, vec![(3, 6)]));
     assert_eq!(bits(&got), bits(&want));
@@ -268,6 +269,91 @@ fn a_run_killed_at_any_named_instant_ends_the_same() {
 }
 
 #[test]
+fn adapters_are_trained_stopped_and_gone_on_with_to_the_bit() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let with_adapters = || TrainConfig {
+        lora: Some(LoraConfig {
+            r: 2,
+            ..LoraConfig::default()
+        }),
+        // Every step is over the same rows.
+        batch_size: 10,
+        epochs: 6,
+        max_steps: None,
+        learning_rate: 0.02,
+        ..config()
+    };
+    let whole = Run::new(with_adapters());
+    let want = whole.go(&mut Recorder::default(), &NEVER).unwrap();
+    assert!(
+        want.history[5].loss < want.history[0].loss - 0.01,
+        "{:?}",
+        want.history
+    );
+    let untouched = values(&tiny_parameters(&whole.model, 1));
+    assert_eq!(values(&want.student.base), untouched);
+
+    let parts = Run::new(with_adapters());
+    let mut first = Recorder {
+        cancel_after: Some((3, &STOP)),
+        ..Recorder::default()
+    };
+    parts.go(&mut first, &STOP).unwrap_err();
+    let got = parts.go(&mut Recorder::default(), &NEVER).unwrap();
+    assert_eq!(got.resumed_from, 3);
+    assert_eq!(bits(&got), bits(&want));
+    // Two layers, two matrices each: what a checkpoint holds is small.
+    let saved = fs::metadata(got.checkpoint.join("model.safetensors")).unwrap();
+    assert!(saved.len() < 4000, "{}", saved.len());
+
+    let mut other = Run::new(config());
+    std::mem::swap(&mut other.dir, &mut { parts }.dir);
+    let text = other
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("trainer.lora was {"), "{text}");
+}
+
+#[test]
+fn what_is_computed_again_changes_no_bit_of_a_run() {
+    let go = |recompute| {
+        let run = Run::new(TrainConfig {
+            recompute,
+            ..config()
+        });
+        run.go(&mut Recorder::default(), &NEVER).unwrap()
+    };
+    let kept = go(RecomputeSetting::None);
+    for recompute in [RecomputeSetting::Elementwise, RecomputeSetting::Layers] {
+        let again = go(recompute);
+        assert_eq!(bits(&again), bits(&kept));
+        assert_eq!(numbers(&again.history), numbers(&kept.history));
+    }
+}
+
+#[test]
+fn a_run_keeps_the_split_that_it_began_with() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let want = Run::new(config())
+        .go(&mut Recorder::default(), &NEVER)
+        .unwrap();
+    let mut run = Run::new(config());
+    let mut first = Recorder {
+        cancel_after: Some((3, &STOP)),
+        ..Recorder::default()
+    };
+    run.go(&mut first, &STOP).unwrap_err();
+    run.config.micro_batch_tokens = MicroBatchTokens::Auto;
+    run.config.recompute = RecomputeSetting::Layers;
+    let mut second = Recorder::default();
+    let got = run.go(&mut second, &NEVER).unwrap();
+    assert_eq!(bits(&got), bits(&want));
+    assert_eq!(got.numeric_path, want.numeric_path);
+    assert!(second.notices.is_empty(), "{:?}", second.notices);
+}
+
+#[test]
 fn a_finished_run_gives_its_result_again() {
     let run = Run::new(config());
     let want = run.go(&mut Recorder::default(), &NEVER).unwrap();
@@ -330,7 +416,7 @@ fn the_split_into_micro_batches_changes_rounding_only() {
     for rows in [tiny_rows(10, 7), alike_rows(10, 7)] {
         let go = |micro_batch_tokens| {
             let mut run = Run::new(TrainConfig {
-                micro_batch_tokens,
+                micro_batch_tokens: MicroBatchTokens::Tokens(micro_batch_tokens),
                 ..config()
             });
             run.rows = rows.clone();
@@ -350,9 +436,15 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_examples() {
     run.held_out.clear();
     let mut parameters = tiny_parameters(&run.model, 1);
     let embedding = parameters.range("model.embed_tokens.weight").unwrap();
-    parameters.data_mut()[embedding].fill(f32::NAN);
+    parameters
+        .write(embedding.start, &vec![f32::NAN; embedding.len()])
+        .unwrap();
     let error = run
-        .go_from(parameters.into_weights(), &mut Recorder::default(), &NEVER)
+        .go_from(
+            parameters.into_weights().unwrap(),
+            &mut Recorder::default(),
+            &NEVER,
+        )
         .unwrap_err();
     let text = error.to_string();
     assert!(
@@ -406,7 +498,7 @@ fn losses_equal_those_of_pytorch_over_fifty_steps() {
             batch_size: 12,
             epochs: 50,
             max_steps: None,
-            micro_batch_tokens: 48,
+            micro_batch_tokens: MicroBatchTokens::Tokens(48),
             learning_rate: 3e-3,
             lr_scheduler: LrScheduler::Cosine,
             warmup_ratio: 0.1,
@@ -416,7 +508,7 @@ fn losses_equal_those_of_pytorch_over_fifty_steps() {
         });
         run.model = tiny_config(tied);
         run.rows = tiny_rows(12, 12);
-        let weights = tiny_parameters(&run.model, 11).into_weights();
+        let weights = tiny_parameters(&run.model, 11).into_weights().unwrap();
         let outcome = run
             .go_from(weights, &mut Recorder::default(), &NEVER)
             .unwrap();

@@ -1,8 +1,6 @@
-//! The seam between the training loop and the arithmetic: loss and gradients of one micro-batch.
+//! What goes through the model at once.
 
 use std::ops::Range;
-
-use super::parameters::ParameterSet;
 
 /// Sequences laid end to end. None attends to another, but many may begin with one and the same
 /// prefix, which is laid down and computed once.
@@ -38,22 +36,4 @@ impl MicroBatch {
     pub fn rows(&self) -> Vec<usize> {
         self.segments.iter().filter_map(|s| s.row).collect()
     }
-}
-
-/// A model that can be trained: a loss, and its gradient added to a buffer.
-pub trait Engine {
-    /// Adds `scale · ∂(summed loss)/∂(parameters)` to `gradients` and returns the summed loss.
-    ///
-    /// The summed loss is `Σ −ln p(target)` in nats over the labels of `batch`, unscaled. With `scale`
-    /// = 1 / (labels of the whole optimizer step), accumulation over micro-batches is exact.
-    fn accumulate_gradients(
-        &mut self,
-        parameters: &ParameterSet,
-        batch: &MicroBatch,
-        scale: f32,
-        gradients: &mut ParameterSet,
-    ) -> f64;
-
-    /// The summed loss alone.
-    fn loss(&mut self, parameters: &ParameterSet, batch: &MicroBatch) -> f64;
 }

@@ -1,0 +1,265 @@
+//! The operations out of candle's own, on any device: slow, plain, and what the kernels are tested
+//! against.
+
+use std::ops::Range;
+
+use candle_core::{D, DType, Result, Tensor};
+
+use super::{
+    AdamWNumbers, AdamWTensors, AttentionSaved, Operations, Output, RmsNormSaved, Rotation,
+};
+use crate::trainer::micro_batch::Segment;
+
+/// candle's plain operations; each result is computed in memory of its own, then copied to its place.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ComposedOperations;
+
+impl Operations for ComposedOperations {
+    fn name(&self) -> &'static str {
+        "candle-f32-1"
+    }
+
+    fn matmul(&self, out: Output<'_>, a: &Tensor, b: &Tensor) -> Result<()> {
+        let product = a.contiguous()?.matmul(&b.contiguous()?)?;
+        let product = (product * f64::from(out.factor))?;
+        let (columns, width) = (out.columns.unwrap_or(0..out.tensor.dim(1)?), 1);
+        let product = if out.accumulate {
+            let there = out.tensor.narrow(width, columns.start, columns.len())?;
+            (there + product)?
+        } else {
+            product
+        };
+        out.tensor.slice_set(&product, width, columns.start)
+    }
+
+    fn gather_rows(&self, out: &Tensor, table: &Tensor, ids: &Tensor) -> Result<()> {
+        set(out, &table.index_select(ids, 0)?)
+    }
+
+    fn scatter_add_rows(&self, table: &Tensor, ids: &Tensor, rows: &Tensor) -> Result<()> {
+        set(table, &table.index_add(ids, rows, 0)?)
+    }
+
+    fn rms_norm(
+        &self,
+        y: &Tensor,
+        rstd: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        eps: f64,
+    ) -> Result<()> {
+        let inverse = (x.sqr()?.mean(D::Minus1)? + eps)?.sqrt()?.recip()?;
+        let normed = x.broadcast_mul(&inverse.unsqueeze(1)?)?;
+        set(rstd, &inverse)?;
+        set(y, &normed.broadcast_mul(weight)?)
+    }
+
+    fn rms_norm_backward(
+        &self,
+        dx: &Tensor,
+        d_weight: Option<&Tensor>,
+        dy: &Tensor,
+        saved: RmsNormSaved<'_>,
+    ) -> Result<()> {
+        let rstd = saved.rstd.unsqueeze(1)?;
+        let normed = saved.x.broadcast_mul(&rstd)?;
+        let weighted = dy.broadcast_mul(saved.weight)?;
+        let mean = (&weighted * &normed)?.mean_keepdim(D::Minus1)?;
+        let inner = (weighted - normed.broadcast_mul(&mean)?)?;
+        set(dx, &(dx + inner.broadcast_mul(&rstd)?)?)?;
+        match d_weight {
+            Some(d_weight) => set(d_weight, &(d_weight + (dy * normed)?.sum(0)?)?),
+            None => Ok(()),
+        }
+    }
+
+    fn split_heads(
+        &self,
+        heads: &Tensor,
+        rows: &Tensor,
+        columns: Range<usize>,
+        rotation: Option<Rotation<'_>>,
+    ) -> Result<()> {
+        let (count, tokens, head_dim) = heads.dims3()?;
+        let split = rows
+            .narrow(1, columns.start, columns.len())?
+            .reshape((tokens, count, head_dim))?
+            .transpose(0, 1)?
+            .contiguous()?;
+        set(heads, &rotated(&split, rotation, 1.0)?)
+    }
+
+    fn merge_heads(
+        &self,
+        rows: &Tensor,
+        columns: Range<usize>,
+        heads: &Tensor,
+        rotation: Option<Rotation<'_>>,
+    ) -> Result<()> {
+        let tokens = rows.dim(0)?;
+        let merged = rotated(heads, rotation, -1.0)?
+            .transpose(0, 1)?
+            .reshape((tokens, columns.len()))?;
+        rows.slice_set(&merged, 1, columns.start)
+    }
+
+    fn attention(
+        &self,
+        out: &Tensor,
+        log_sum: &Tensor,
+        [q, k, v]: [&Tensor; 3],
+        segments: &[Segment],
+    ) -> Result<()> {
+        let scores = scores(q, k, segments)?;
+        let largest = scores.max_keepdim(D::Minus1)?;
+        let weights = scores.broadcast_sub(&largest)?.exp()?;
+        let sum = weights.sum_keepdim(D::Minus1)?;
+        set(log_sum, &(largest + sum.log()?)?.squeeze(2)?)?;
+        let v = per_query_head(v, q.dim(0)?)?;
+        set(out, &weights.broadcast_div(&sum)?.matmul(&v)?)
+    }
+
+    fn attention_backward(
+        &self,
+        [dq, dk, dv]: [&Tensor; 3],
+        saved: AttentionSaved<'_>,
+        segments: &[Segment],
+    ) -> Result<()> {
+        let AttentionSaved { q, k, v, .. } = saved;
+        let heads = q.dim(0)?;
+        let log_sum = saved.log_sum.unsqueeze(2)?;
+        let weights = scores(q, k, segments)?.broadcast_sub(&log_sum)?.exp()?;
+        let (k_each, v_each) = (per_query_head(k, heads)?, per_query_head(v, heads)?);
+        let d_weights = saved.d_out.matmul(&v_each.t()?)?;
+        let d_scores = (&weights * d_weights.broadcast_sub(&saved.delta.unsqueeze(2)?)?)?;
+        let d_scores = (d_scores * scale(q)?)?;
+        set(dq, &d_scores.matmul(&k_each)?)?;
+        let d_k = d_scores.t()?.contiguous()?.matmul(q)?;
+        set(dk, &per_kv_head(&d_k, k.dim(0)?)?)?;
+        let d_v = weights.t()?.contiguous()?.matmul(saved.d_out)?;
+        set(dv, &per_kv_head(&d_v, v.dim(0)?)?)
+    }
+
+    fn head_products(&self, products: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
+        let (heads, tokens) = products.dims2()?;
+        let by_head = (a * b)?.reshape((tokens, heads, ()))?;
+        set(products, &by_head.sum(D::Minus1)?.t()?.contiguous()?)
+    }
+
+    fn swiglu(&self, out: &Tensor, gate_up: &Tensor) -> Result<()> {
+        let (gate, up) = halves(gate_up)?;
+        set(out, &(gate.silu()? * up)?)
+    }
+
+    fn swiglu_backward(&self, d_gate_up: &Tensor, d_out: &Tensor, gate_up: &Tensor) -> Result<()> {
+        let (gate, up) = halves(gate_up)?;
+        let sigmoid = (gate.neg()?.exp()? + 1.0)?.recip()?;
+        let slope = (&sigmoid * (((1.0 - &sigmoid)? * &gate)? + 1.0)?)?;
+        let d_gate = ((d_out * up)? * slope)?;
+        let d_up = ((d_out * gate)? * sigmoid)?;
+        set(d_gate_up, &Tensor::cat(&[d_gate, d_up], 1)?)
+    }
+
+    fn cross_entropy(
+        &self,
+        losses: &Tensor,
+        logits: &Tensor,
+        targets: &Tensor,
+        gradient_scale: Option<f32>,
+    ) -> Result<()> {
+        let targets = targets.unsqueeze(1)?;
+        let largest = logits.max_keepdim(D::Minus1)?;
+        let shifted = logits.broadcast_sub(&largest)?;
+        let powers = shifted.exp()?;
+        let sum = powers.sum_keepdim(D::Minus1)?;
+        let loss = (sum.log()? - shifted.gather(&targets, 1)?)?;
+        set(losses, &loss.squeeze(1)?)?;
+        if let Some(scale) = gradient_scale {
+            let softmax = powers.broadcast_div(&sum)?;
+            let minus_one = targets.ones_like()?.to_dtype(DType::F32)?.neg()?;
+            let gradient = softmax.scatter_add(&targets, &minus_one, 1)?;
+            set(logits, &(gradient * f64::from(scale))?)?;
+        }
+        Ok(())
+    }
+
+    fn sum_of_squares(&self, x: &Tensor) -> Result<f64> {
+        x.sqr()?.to_dtype(DType::F64)?.sum_all()?.to_scalar()
+    }
+
+    fn adamw(&self, state: AdamWTensors<'_>, numbers: AdamWNumbers) -> Result<()> {
+        let AdamWTensors { weights, m, v, .. } = state;
+        let times = |x: &Tensor, factor: f32| x * f64::from(factor);
+        let gradients = times(state.gradients, numbers.gradient_factor)?;
+        set(
+            m,
+            &(m + times(&(&gradients - m)?, numbers.one_minus_beta1)?)?,
+        )?;
+        let squares = times(&gradients.sqr()?, numbers.one_minus_beta2)?;
+        set(v, &(times(v, numbers.beta2)? + squares)?)?;
+        let root = times(&v.sqrt()?, numbers.inverse_root_correction)?;
+        let denominator = (root + f64::from(numbers.epsilon))?;
+        let step = times(&(m / denominator)?, numbers.step_size)?;
+        set(weights, &(times(weights, numbers.decay)? - step)?)
+    }
+}
+
+/// Copies a result to its place.
+fn set(place: &Tensor, value: &Tensor) -> Result<()> {
+    place.slice_set(&value.contiguous()?, 0, 0)
+}
+
+/// Turns every head of `[heads, tokens, head_dim]` to its token's position, or back where `direction`
+/// is -1.
+fn rotated(heads: &Tensor, rotation: Option<Rotation<'_>>, direction: f64) -> Result<Tensor> {
+    let Some(rotation) = rotation else {
+        return Ok(heads.clone());
+    };
+    let cos = rotation.cos.index_select(rotation.positions, 0)?;
+    let sin = (rotation.sin.index_select(rotation.positions, 0)? * direction)?;
+    let half = heads.dim(2)? / 2;
+    let (a, b) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
+    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    Tensor::cat(&[first, second], 2)
+}
+
+fn scale(q: &Tensor) -> Result<f64> {
+    Ok(1.0 / (q.dim(2)? as f64).sqrt())
+}
+
+/// Scaled products of all queries with all keys, minus infinity where a token does not look.
+fn scores(q: &Tensor, k: &Tensor, segments: &[Segment]) -> Result<Tensor> {
+    let (heads, tokens, _) = q.dims3()?;
+    let mut mask = vec![f32::NEG_INFINITY; tokens * tokens];
+    for segment in segments {
+        for token in segment.tokens.clone() {
+            let row = &mut mask[token * tokens..][..tokens];
+            row[segment.prefix.clone()].fill(0.0);
+            row[segment.tokens.start..=token].fill(0.0);
+        }
+    }
+    let mask = Tensor::from_vec(mask, (tokens, tokens), q.device())?;
+    let products = q.matmul(&per_query_head(k, heads)?.t()?)?;
+    (products * scale(q)?)?.broadcast_add(&mask)
+}
+
+/// A copy of each key/value head for each query head of its group.
+fn per_query_head(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (kv_heads, tokens, head_dim) = x.dims3()?;
+    x.unsqueeze(1)?
+        .expand((kv_heads, heads / kv_heads, tokens, head_dim))?
+        .reshape((heads, tokens, head_dim))
+}
+
+/// The sum over each group of query heads.
+fn per_kv_head(x: &Tensor, kv_heads: usize) -> Result<Tensor> {
+    let (heads, tokens, head_dim) = x.dims3()?;
+    x.reshape((kv_heads, heads / kv_heads, tokens, head_dim))?
+        .sum(1)
+}
+
+fn halves(x: &Tensor) -> Result<(Tensor, Tensor)> {
+    let inner = x.dim(1)? / 2;
+    Ok((x.narrow(1, 0, inner)?, x.narrow(1, inner, inner)?))
+}

@@ -1,0 +1,251 @@
+//! The arithmetic that a training step is made of, behind one interface: the seam between the layer
+//! code and the device.
+//!
+//! [`Operations`] lists every operation, forward and backward, over candle tensors whose buffers are
+//! there already: nothing is allocated for a result, what is written is written in place. There are
+//! two implementations. [`CpuOperations`] hands the tensors' elements to the fused
+//! [kernels](super::kernels). [`ComposedOperations`] is made of candle's own plain operations and
+//! runs on every device that candle knows: it is what the others are tested against, and what a
+//! device without kernels of its own falls back on.
+
+mod composed;
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use super::micro_batch::Segment;
+pub use composed::ComposedOperations;
+pub use cpu::CpuOperations;
+
+/// Every operation of a training step.
+///
+/// Activations are row-major `[tokens, features]`; queries, keys and values are `[heads, tokens,
+/// head_dim]`. All tensors of one call lie on one device, in f32, indices in u32. What is written is
+/// contiguous and shares no storage with what is read.
+///
+/// # Errors
+/// candle's: shapes that do not fit, or a device that fails.
+pub trait Operations: Send + Sync {
+    /// Names the arithmetic in checkpoints. Changed whenever results change in any bit.
+    fn name(&self) -> &'static str;
+
+    /// `out = factor · a b`, or `out += factor · a b` ([`Output`] says which); `a` is `[m, k]`, `b`
+    /// `[k, n]`, either of them possibly a transpose or some columns of a larger matrix.
+    fn matmul(&self, out: Output<'_>, a: &Tensor, b: &Tensor) -> Result<()>;
+
+    /// `out[i] = table[ids[i]]`, rows of the table.
+    fn gather_rows(&self, out: &Tensor, table: &Tensor, ids: &Tensor) -> Result<()>;
+
+    /// `table[ids[i]] += rows[i]`; ids may come more than once.
+    fn scatter_add_rows(&self, table: &Tensor, ids: &Tensor, rows: &Tensor) -> Result<()>;
+
+    /// RMSNorm (Zhang and Sennrich, arXiv 1910.07467) of each row: `y = weight · x · rstd` with
+    /// `rstd = 1 / √(mean(x²) + eps)`, which is written too.
+    fn rms_norm(
+        &self,
+        y: &Tensor,
+        rstd: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        eps: f64,
+    ) -> Result<()>;
+
+    /// Adds the gradient of RMSNorm's input to `dx`, and that of its weight to `d_weight` where it is
+    /// trained.
+    fn rms_norm_backward(
+        &self,
+        dx: &Tensor,
+        d_weight: Option<&Tensor>,
+        dy: &Tensor,
+        saved: RmsNormSaved<'_>,
+    ) -> Result<()>;
+
+    /// Copies columns `columns` of `rows` (`[tokens, width]`) to `heads` (`[heads, tokens,
+    /// head_dim]`), turning every head to its token's position where a rotation is given (RoPE, Su et
+    /// al., arXiv 2104.09864, in Hugging Face's rotate-half layout).
+    fn split_heads(
+        &self,
+        heads: &Tensor,
+        rows: &Tensor,
+        columns: Range<usize>,
+        rotation: Option<Rotation<'_>>,
+    ) -> Result<()>;
+
+    /// The reverse of [`Operations::split_heads`], which is also how a gradient goes through it.
+    fn merge_heads(
+        &self,
+        rows: &Tensor,
+        columns: Range<usize>,
+        heads: &Tensor,
+        rotation: Option<Rotation<'_>>,
+    ) -> Result<()>;
+
+    /// `out = softmax(q kᵀ / √head_dim, causal) v`, segment by segment and with each segment's
+    /// prefix. The logarithm of each softmax's denominator goes to `log_sum` (`[heads, tokens]`).
+    fn attention(
+        &self,
+        out: &Tensor,
+        log_sum: &Tensor,
+        qkv: [&Tensor; 3],
+        segments: &[Segment],
+    ) -> Result<()>;
+
+    /// Writes the gradients of queries, keys and values.
+    fn attention_backward(
+        &self,
+        d_qkv: [&Tensor; 3],
+        saved: AttentionSaved<'_>,
+        segments: &[Segment],
+    ) -> Result<()>;
+
+    /// `products[head, token]` = inner product of that head's parts of `a` and `b` (`[tokens, heads ·
+    /// head_dim]`).
+    fn head_products(&self, products: &Tensor, a: &Tensor, b: &Tensor) -> Result<()>;
+
+    /// SwiGLU (Shazeer, arXiv 2002.05202): `out = silu(gate) · up`; `gate_up` is `[tokens, 2 · inner]`,
+    /// gate first.
+    fn swiglu(&self, out: &Tensor, gate_up: &Tensor) -> Result<()>;
+
+    /// Writes the gradient of `gate_up`.
+    fn swiglu_backward(&self, d_gate_up: &Tensor, d_out: &Tensor, gate_up: &Tensor) -> Result<()>;
+
+    /// `losses[i] = −ln softmax(logits[i])[targets[i]]` in nats. Where a scale is given, each row of
+    /// `logits` is replaced by the gradient of that loss times the scale.
+    fn cross_entropy(
+        &self,
+        losses: &Tensor,
+        logits: &Tensor,
+        targets: &Tensor,
+        gradient_scale: Option<f32>,
+    ) -> Result<()>;
+
+    /// `Σ xᵢ²` in double precision.
+    fn sum_of_squares(&self, x: &Tensor) -> Result<f64>;
+
+    /// One update of AdamW on weights with their gradient and moments, all of one shape.
+    fn adamw(&self, state: AdamWTensors<'_>, numbers: AdamWNumbers) -> Result<()>;
+}
+
+/// Where a product goes.
+#[derive(Debug, Clone)]
+pub struct Output<'a> {
+    tensor: &'a Tensor,
+    columns: Option<Range<usize>>,
+    accumulate: bool,
+    factor: f32,
+}
+
+impl<'a> Output<'a> {
+    /// In place of what is there.
+    pub fn set(tensor: &'a Tensor) -> Self {
+        Self {
+            tensor,
+            columns: None,
+            accumulate: false,
+            factor: 1.0,
+        }
+    }
+
+    /// The matrix that is written, whole.
+    pub fn tensor(&self) -> &'a Tensor {
+        self.tensor
+    }
+
+    /// Added to what is there.
+    pub fn add(tensor: &'a Tensor) -> Self {
+        Self {
+            accumulate: true,
+            ..Self::set(tensor)
+        }
+    }
+
+    /// Some columns of the matrix; the others stay as they are.
+    pub fn columns(self, columns: Range<usize>) -> Self {
+        Self {
+            columns: Some(columns),
+            ..self
+        }
+    }
+
+    /// The product times a number.
+    pub fn times(self, factor: f32) -> Self {
+        Self { factor, ..self }
+    }
+}
+
+/// What RMSNorm's backward pass reads of the forward one.
+#[derive(Debug, Clone, Copy)]
+pub struct RmsNormSaved<'a> {
+    /// Its input, `[tokens, features]`.
+    pub x: &'a Tensor,
+    /// Its weight, `[features]`.
+    pub weight: &'a Tensor,
+    /// `[tokens]`, as the forward pass wrote it.
+    pub rstd: &'a Tensor,
+}
+
+/// Angles of the rotary embedding, and where each token stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotation<'a> {
+    /// `[positions, head_dim / 2]`.
+    pub cos: &'a Tensor,
+    /// `[positions, head_dim / 2]`.
+    pub sin: &'a Tensor,
+    /// Of each token, u32.
+    pub positions: &'a Tensor,
+}
+
+/// What attention's backward pass reads.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionSaved<'a> {
+    /// Queries, `[heads, tokens, head_dim]`.
+    pub q: &'a Tensor,
+    /// Keys, `[kv_heads, tokens, head_dim]`.
+    pub k: &'a Tensor,
+    /// Values, `[kv_heads, tokens, head_dim]`.
+    pub v: &'a Tensor,
+    /// As the forward pass wrote it, `[heads, tokens]`.
+    pub log_sum: &'a Tensor,
+    /// Inner product of output and its gradient, for every head of every token, `[heads, tokens]`.
+    pub delta: &'a Tensor,
+    /// Gradient of the output, `[heads, tokens, head_dim]`.
+    pub d_out: &'a Tensor,
+}
+
+/// The tensors of one AdamW update.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamWTensors<'a> {
+    /// To be changed.
+    pub weights: &'a Tensor,
+    /// Only read.
+    pub gradients: &'a Tensor,
+    /// First moment, to be changed.
+    pub m: &'a Tensor,
+    /// Second moment, to be changed.
+    pub v: &'a Tensor,
+}
+
+/// The numbers of one AdamW update, rounded to f32 as PyTorch rounds its scalars.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamWNumbers {
+    /// What gradients are multiplied by, to clip them.
+    pub gradient_factor: f32,
+    /// What weights are multiplied by: `1 − learning rate · weight decay`.
+    pub decay: f32,
+    /// `1 − β₁`.
+    pub one_minus_beta1: f32,
+    /// `β₂`.
+    pub beta2: f32,
+    /// `1 − β₂`.
+    pub one_minus_beta2: f32,
+    /// `learning rate / (1 − β₁ᵗ)`.
+    pub step_size: f32,
+    /// `1 / √(1 − β₂ᵗ)`.
+    pub inverse_root_correction: f32,
+    /// Added to the denominator.
+    pub epsilon: f32,
+}
