@@ -113,6 +113,46 @@ fn a_dataset_is_learnt_planned_first_and_resumed_to_the_bit() {
 }
 
 #[test]
+fn adapters_are_trained_merged_and_written_for_peft() {
+    let desk = Desk::new();
+    let train = |rank: &str| {
+        let mut command = desk.train("numbers.jsonl", "adapted");
+        let modules = "trainer.lora.target_modules=[\"q_proj\", \"v_proj\", \"down_proj\"]";
+        command.args(["--json", "--set", rank, "--set", modules]);
+        command
+    };
+    let told = succeeds(&mut train("trainer.lora.r=4"));
+    let losses = losses(&told);
+    assert!(losses[5] < losses[0], "{losses:?}");
+    let adapter = desk.path("adapted/adapter");
+    let config = fs::read(adapter.join("adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["peft_type"], "LORA");
+    assert_eq!(
+        (&config["r"], &config["lora_alpha"]),
+        (&json!(4), &json!(16.0))
+    );
+    assert_eq!(
+        config["target_modules"],
+        json!(["q_proj", "v_proj", "down_proj"])
+    );
+    let file = fs::read(adapter.join("adapter_model.safetensors")).unwrap();
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&file[8..8 + length]).unwrap();
+    let name = "base_model.model.model.layers.0.mlp.down_proj.lora_B.weight";
+    assert_eq!(header[name]["shape"][1], 4, "{header}");
+    // The model has the adapters in it, and no weight that they do not touch has changed.
+    assert_ne!(
+        weights(&desk.path("adapted")),
+        sha256(&desk.path("student/model.safetensors"))
+    );
+    let told = fails(&mut train("trainer.lora.r=2"), 1);
+    assert!(told.contains("trainer.lora was {"), "{told}");
+    let told = fails(&mut train("trainer.lora.rank=2"), 2);
+    assert!(told.contains("unknown field `rank`"), "{told}");
+}
+
+#[test]
 fn a_manifest_trains_its_student_without_its_teachers_key() {
     let desk = Desk::new();
     let manifest = desk.path("recipe.toml");
