@@ -66,6 +66,12 @@ impl<S: Surroundings> Judging<S> {
         }
     }
 
+    /// Ends the instance. The next is rebuilt from the filter's verdicts, in the order of the
+    /// candidates.
+    pub fn rebuild(&mut self) {
+        self.worker = Worker::default();
+    }
+
     /// Judges records in order. A batch that breaks the filter is tried once more on a fresh
     /// instance, then halved until the record that does it is alone; that record has an error for
     /// a verdict, and the others go on.

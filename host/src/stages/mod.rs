@@ -14,6 +14,7 @@ mod prepare;
 pub mod report;
 mod run;
 mod seeds;
+mod told;
 mod train;
 mod train_alone;
 

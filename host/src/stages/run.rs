@@ -232,7 +232,7 @@ async fn run_stages(
     let mut lock = Lock::of(&prepared, Some(run_dir.path()))?;
     lock.write(run_dir.path())?;
     let (recipe, models) = (prepared.recipe, prepared.models);
-    let had = ledger.consumed()?.last().copied().unwrap_or(0);
+    let had = ledger.accepted()?;
     let mut nothing_to_do = had >= recipe.dataset.target;
     (watch.started)(Arc::downgrade(&service));
     let stages = (prepared.seeds, prepared.generator, prepared.filters);
@@ -423,7 +423,7 @@ impl Here<'_> {
             return Ok(());
         };
         let recipe = &prepared.recipe;
-        let had = self.ledger.consumed()?.last().copied().unwrap_or(0);
+        let had = self.ledger.accepted()?;
         let target = recipe.dataset.target;
         if had < target {
             return Err(self.other_run(format!(
