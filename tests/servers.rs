@@ -427,15 +427,15 @@ fn what_was_put_aside_for_want_of_requests_is_judged_once_there_are_more() {
         );
     }
 
-    // A fork with a lower target takes over what is late, too, and its examples have no gaps.
+    // A fork with a lower target takes over what is late, too.
     let fork = bench.dir("fork");
     let mut run = bench.run(&dir);
     succeeds(run.args(["--set", "dataset.target=1", "--fork"]).arg(&fork));
     let examples = query(&fork, "SELECT count(*) FROM examples");
-    let of_unit_0 = "SELECT count(*) FROM examples WHERE unit = 0";
-    assert_eq!(examples, query(&dir, of_unit_0));
-    let late = format!("{of_unit_0} AND position >= {examples}");
-    assert!(query(&dir, &late) > 0, "there would have been a gap");
+    assert_eq!(
+        examples,
+        query(&dir, "SELECT count(*) FROM examples WHERE unit = 0")
+    );
     assert_eq!(
         query(&fork, "SELECT max(position) + 1 FROM examples"),
         examples
@@ -460,6 +460,50 @@ fn records_wait_together() {
     let requests = server.requests();
     let second_came = requests[1].at.duration_since(requests[0].at);
     assert!(second_came.expect("in order") < ANSWER);
+}
+
+#[test]
+fn a_plan_names_the_servers_that_may_be_asked() {
+    let facts = Facts::new(&plugin(), "");
+    let told = succeeds(pacos().arg("plan").arg(facts.bench.manifest()));
+    let line = format!("fetching 0.1.0, may ask {}\n", facts.name());
+    assert!(told.contains(&line), "{told}");
+    assert!(
+        told.contains("alpaca-heuristics 0.1.0, asks no model and no server\n"),
+        "{told}"
+    );
+    assert_eq!(facts.server.count(), 0);
+}
+
+/// A code that is none makes the verdict one that is refused, so that the record is tried again.
+#[test]
+fn a_second_try_hears_what_the_first_one_heard() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("it is written");
+        path
+    };
+    let replies = file(
+        "replies.jsonl",
+        "{\"error\": \"No Code\", \"message\": \"told twice\"}\n{\"status\": 404}\n",
+    );
+    let lines = file(
+        "lines.jsonl",
+        "{\"instruction\": \"A\", \"output\": \"x\"}\n{\"instruction\": \"B\", \"output\": \"x\"}\n",
+    );
+    let mut command = pacos();
+    command.args(["plugin", "run"]).arg(component()).arg(lines);
+    command.args(["--config", "url = \"https://example.com/{}\"", "--replies"]);
+    let output = command.arg(replies).output().expect("the command starts");
+    let told = String::from_utf8(output.stdout).expect("it is UTF-8");
+    let said: Vec<serde_json::Value> = told
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    assert_eq!(said[0]["error"], "invalid-answer", "{told}");
+    assert!(told.contains("codes are kebab-case"), "{told}");
+    assert_eq!(said[1]["code"], "status-404", "{told}");
 }
 
 #[test]

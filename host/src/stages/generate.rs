@@ -17,13 +17,14 @@ use super::{
     StageError,
     calls::{Accepted, Grant, UnitCalls},
     filter::FilterStage,
+    told::Told,
 };
 use crate::{
     fault,
     ledger::{Consumed, Ledger, UnitRecord, VerdictRecord},
     manifest::{Dataset, Recipe},
     models::{Service, Stop},
-    plugin::{CallError, Loaded},
+    plugin::{CallError, Loaded, check_rejects},
     seed,
 };
 
@@ -57,6 +58,8 @@ pub struct Generate {
     seeds: Arc<[Task]>,
     generator: Arc<Loaded>,
     grant: Arc<Grant>,
+    /// Why units failed.
+    told: Arc<Told>,
     filters: Vec<FilterStage>,
     ledger: Ledger,
     service: Arc<Service>,
@@ -95,6 +98,7 @@ impl Generate {
             seeds,
             generator: Arc::new(generator),
             grant,
+            told: Arc::default(),
             filters,
             ledger,
             service,
@@ -192,6 +196,9 @@ impl Generate {
         self.service.end();
         while under_way.join_next().await.is_some() {}
         progress.end();
+        for (reason, count) in self.told.repeated() {
+            tracing::warn!("{count} units failed for this reason: {reason}");
+        }
         for filter in &self.filters {
             filter.tell_repeated();
         }
@@ -271,7 +278,7 @@ impl Generate {
         };
         let (generator, grant) = (self.generator.clone(), self.grant.clone());
         let (seeds, ledger) = (self.seeds.clone(), self.ledger.clone());
-        let accepted = accepted.clone();
+        let (accepted, told) = (accepted.clone(), self.told.clone());
         async move {
             if let Some(record) = ledger.unit(index)? {
                 return Ok((index, record.outcome));
@@ -284,7 +291,9 @@ impl Generate {
                 // A fresh instance a unit: nothing can leak from one to the next.
                 let call = async {
                     let mut instance = generator.instance(&seeds).await?;
-                    instance.generate(unit, calls, patience).await
+                    let proposals = instance.generate(unit, calls, patience).await?;
+                    check_rejects(&proposals)?;
+                    Ok(proposals)
                 };
                 match call.await {
                     Ok(proposals) => break Ok(proposals),
@@ -299,7 +308,9 @@ impl Generate {
                     Err(_) => patience = 4,
                 }
             };
-            if let Err(error) = &outcome {
+            if let Err(error) = &outcome
+                && told.is_new(&error.message)
+            {
                 tracing::warn!(
                     unit = index,
                     code = error.code,
