@@ -397,7 +397,7 @@ async fn a_run_refuses_the_codes_that_the_kit_refuses() {
             .and_then(|line| lines::candidate(&line, 0))
             .into_iter()
             .collect();
-    let verdicts = driven(Stage::Filter, "filter-form", async |driver| {
+    let verdicts = driven(Stage::Filter, "filter-verdict-form", async |driver| {
         Judging::new(driver).judge(&records).await
     });
     let told = verdicts.await.remove(0).unwrap_err();
