@@ -179,6 +179,23 @@ fn a_judge_that_always_says_a_cannot_tell() {
 }
 
 #[test]
+fn a_judge_whose_words_cannot_be_read_is_named_with_what_to_do() {
+    let bench = bench(
+        judge(|_, _| "C"),
+        "config = { pairs = [[\"student\", \"student.base\"]] }",
+    );
+    let dir = bench.dir("run");
+    let told = succeeds(&mut bench.run(&dir));
+    let judgements = query(&dir, "SELECT count(*) FROM judgements");
+    let line = format!(
+        "0 of {judgements} judgements of pairwise-judge 0.1.0 could be read. Take another model as \
+         judge, or read what was answered instead: sqlite3 -box {}/ledger.sqlite",
+        dir.display()
+    );
+    assert!(told.contains(&line), "{line}\n{told}");
+}
+
+#[test]
 fn another_judge_is_another_run_that_trains_and_asks_nothing_twice() {
     let bench = bench(
         good_judge(),

@@ -349,6 +349,31 @@ fn a_directory_that_cannot_be_written_is_said_before_anything_is_asked() {
 }
 
 #[test]
+fn mistakes_in_limits_do_not_hide_those_in_the_configuration() {
+    let recipe = Recipe {
+        filters: "[[filters]]\nplugin = \"rouge-l\"\nlimits = { request = 3 }\n\
+                  config = { treshold = 0.7 }"
+            .into(),
+        ..Recipe::default()
+    };
+    let bench = Bench::new(alpaca_teacher(), &recipe);
+    let told = fails(pacos().arg("check").arg(bench.manifest()), 2);
+    for (wrong, at) in [("`request`", "limits"), ("`treshold`", "config")] {
+        let named = told
+            .lines()
+            .any(|line| line.contains("unknown") && line.contains(wrong));
+        assert!(named, "{at}: {told}");
+    }
+    // A sound manifest is asked about once.
+    bench.write(&Recipe {
+        filters: recipe.filters.replace("limits = { request = 3 }\n", ""),
+        ..Recipe::default()
+    });
+    let told = fails(pacos().arg("check").arg(bench.manifest()), 2);
+    assert_eq!(told.matches("unknown").count(), 1, "{told}");
+}
+
+#[test]
 fn help_teaches() {
     let told = succeeds(pacos().arg("--help"));
     for command in ["run", "check", "plan", "report", "model", "plugin"] {

@@ -2,10 +2,14 @@
 
 mod support;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use scripted_server::{Action, Recorded, Server, alpaca_teacher};
-use support::{Bench, Recipe, dataset, fails, library, pacos, query, sha256, succeeds};
+use support::{Bench, Recipe, dataset, fails, library, pacos, query, sha256, succeeds, text};
 
 /// The filter that asks, in either carrier.
 fn component() -> PathBuf {
@@ -22,6 +26,11 @@ fn facts(request: &Recorded) -> Action {
             Action::status(200, format!("{{\"letter\": \"{letter}\"}}")).header("set-cookie", "a=b")
         }
     }
+}
+
+/// What a command that succeeds says on standard error.
+fn command_output(command: &mut Command) -> String {
+    fails(command, 0)
 }
 
 struct Facts {
@@ -318,6 +327,122 @@ fn a_plugins_requests_are_limited() {
     assert!(facts.server.count() <= 3);
 }
 
+/// Every verdict of one filter, a line each.
+fn verdicts(dir: &Path, condition: &str) -> String {
+    text(
+        dir,
+        &format!(
+            "SELECT group_concat(unit || '.' || n || ' ' || decision || ' ' || code, char(10))
+             FROM (SELECT * FROM verdicts WHERE {condition} ORDER BY unit, n)"
+        ),
+    )
+}
+
+#[test]
+fn what_was_put_aside_for_want_of_requests_is_judged_once_there_are_more() {
+    let server = Server::start(facts).expect("a loopback port");
+    let port = server.address().port();
+    let with = |limits: &str| {
+        let source = format!("{}\n{limits}", plugin());
+        let mut recipe = recipe(
+            &source,
+            &format!("\"http:localhost:{port}\""),
+            &format!("http://localhost:{port}/facts?letter={{}}"),
+            "",
+        );
+        // It remembers, so that it is rebuilt.
+        recipe.filters += "\n\n[[filters]]\nplugin = \"rouge-l\"";
+        recipe.rest = "max_quarantined = 1000".into();
+        recipe
+    };
+    let bench = Bench::new(alpaca_teacher(), &with("limits = { requests = 3 }"));
+    let (dir, free) = (bench.dir("run"), bench.dir("free"));
+    let told = command_output(bench.run(&dir).args(["--limit", "2"]));
+    let put_aside = "filter = 1 AND decision = 'quarantine' AND code = 'budget'";
+    let aside = query(
+        &dir,
+        &format!("SELECT count(*) FROM verdicts WHERE {put_aside}"),
+    );
+    assert!(aside > 1, "{told}");
+    // One reason is told once, and counted.
+    let reason = "raise limits.requests in [filters.1]";
+    let lines: Vec<_> = told.lines().filter(|line| line.contains(reason)).collect();
+    assert_eq!(lines.len(), 2, "{told}");
+    assert!(
+        lines[1].contains(&format!("{aside} records were put aside for this reason: ")),
+        "{told}"
+    );
+    let judged = verdicts(&dir, "filter = 1 AND decision <> 'quarantine'");
+    let asked = server.count();
+
+    // Going on under the same limit asks nothing more and judges none of them.
+    succeeds(bench.run(&dir).args(["--limit", "1"]));
+    assert_eq!(server.count(), asked);
+    let still = format!("SELECT count(*) FROM verdicts WHERE {put_aside} AND unit < 2");
+    assert_eq!(query(&dir, &still), aside);
+    let before = query(&dir, "SELECT count(*) FROM examples");
+    let units = query(&dir, "SELECT count(*) FROM units WHERE NOT surplus");
+    assert_eq!(units, 3);
+
+    // With more to spend, the next run judges them, and nobody else again.
+    bench.write(&with(""));
+    succeeds(&mut bench.run(&dir));
+    assert_eq!(
+        query(
+            &dir,
+            &format!("SELECT count(*) FROM verdicts WHERE {put_aside}")
+        ),
+        0
+    );
+    for line in judged.lines() {
+        assert!(verdicts(&dir, "filter = 1").contains(line), "{line}");
+    }
+    // The first filter put nothing aside: it saw each candidate once.
+    assert_eq!(
+        query(
+            &dir,
+            "SELECT records FROM plugin_use WHERE stage = 'filters.0'"
+        ),
+        query(&dir, "SELECT count(*) FROM verdicts WHERE filter = 0")
+    );
+    // What they are judged is what they would have been, had there been enough at once.
+    succeeds(&mut bench.run(&free));
+    for filter in [0, 1] {
+        let of_filter = format!("unit < 3 AND filter = {filter}");
+        assert_eq!(verdicts(&dir, &of_filter), verdicts(&free, &of_filter));
+    }
+    // What was accepted late comes after what was there, and examples have no gaps.
+    let late = "SELECT min(position) FROM examples JOIN verdicts USING (unit, n)
+                WHERE filter = 1 AND unit < 3 AND position >= ";
+    assert_eq!(query(&dir, &format!("{late}{before}")), before);
+    assert_eq!(
+        query(&dir, "SELECT max(position) + 1 FROM examples"),
+        query(&dir, "SELECT count(*) FROM examples")
+    );
+    // Nothing is asked twice, but for what a server put off: the free run asked afresh.
+    for dir in [&dir, &free] {
+        assert_eq!(
+            query(dir, "SELECT count(*) FROM attempts WHERE status <> 503"),
+            query(dir, "SELECT count(DISTINCT key) FROM attempts")
+        );
+    }
+
+    // A fork with a lower target takes over what is late, too.
+    let fork = bench.dir("fork");
+    let mut run = bench.run(&dir);
+    succeeds(run.args(["--set", "dataset.target=1", "--fork"]).arg(&fork));
+    let examples = query(&fork, "SELECT count(*) FROM examples");
+    assert_eq!(
+        examples,
+        query(&dir, "SELECT count(*) FROM examples WHERE unit = 0")
+    );
+    assert_eq!(
+        query(&fork, "SELECT max(position) + 1 FROM examples"),
+        examples
+    );
+    assert_eq!(query(&fork, "SELECT count(*) FROM attempts"), 0);
+}
+
 #[test]
 fn records_wait_together() {
     const ANSWER: Duration = Duration::from_millis(400);
@@ -335,6 +460,50 @@ fn records_wait_together() {
     let requests = server.requests();
     let second_came = requests[1].at.duration_since(requests[0].at);
     assert!(second_came.expect("in order") < ANSWER);
+}
+
+#[test]
+fn a_plan_names_the_servers_that_may_be_asked() {
+    let facts = Facts::new(&plugin(), "");
+    let told = succeeds(pacos().arg("plan").arg(facts.bench.manifest()));
+    let line = format!("fetching 0.1.0, may ask {}\n", facts.name());
+    assert!(told.contains(&line), "{told}");
+    assert!(
+        told.contains("alpaca-heuristics 0.1.0, asks no model and no server\n"),
+        "{told}"
+    );
+    assert_eq!(facts.server.count(), 0);
+}
+
+/// A code that is none makes the verdict one that is refused, so that the record is tried again.
+#[test]
+fn a_second_try_hears_what_the_first_one_heard() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("it is written");
+        path
+    };
+    let replies = file(
+        "replies.jsonl",
+        "{\"error\": \"No Code\", \"message\": \"told twice\"}\n{\"status\": 404}\n",
+    );
+    let lines = file(
+        "lines.jsonl",
+        "{\"instruction\": \"A\", \"output\": \"x\"}\n{\"instruction\": \"B\", \"output\": \"x\"}\n",
+    );
+    let mut command = pacos();
+    command.args(["plugin", "run"]).arg(component()).arg(lines);
+    command.args(["--config", "url = \"https://example.com/{}\"", "--replies"]);
+    let output = command.arg(replies).output().expect("the command starts");
+    let told = String::from_utf8(output.stdout).expect("it is UTF-8");
+    let said: Vec<serde_json::Value> = told
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    assert_eq!(said[0]["error"], "invalid-answer", "{told}");
+    assert!(told.contains("codes are kebab-case"), "{told}");
+    assert_eq!(said[1]["code"], "status-404", "{told}");
 }
 
 #[test]

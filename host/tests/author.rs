@@ -288,31 +288,50 @@ fn a_panic_names_the_line_of_the_authors_own_source() {
     let number = before.lines().count() + 1;
     let other = line.replace(
         "message.role == \"assistant\"",
-        "message.content.is_empty() || broken()",
+        "message.content.is_empty() || broken(message)",
     );
-    let broken = "\n#[inline(never)]\nfn broken() -> bool {\n    panic!(\"no words\")\n}\n";
+    let broken = "\n#[inline(never)]\nfn broken(message: &Message) -> bool {\n    \
+                  while message.content == \"Again?\" {\n        std::hint::spin_loop();\n    }\n    \
+                  panic!(\"no words\")\n}\n";
     fs::write(&source, text.replace(line, &other) + broken).unwrap();
     printed(&mut pacos(folder.path(), &["build", "short"]));
     let records = folder.path().join("records.jsonl");
     fs::write(
         &records,
-        "{\"messages\": [{\"role\": \"user\", \"content\": \"So?\"}]}\n",
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"So?\"}]}\n\
+         {\"messages\": [{\"role\": \"user\", \"content\": \"Again?\"}]}\n",
     )
     .unwrap();
-    let arguments = ["run", "short/build/short.wasm", "records.jsonl"];
+    let arguments = [
+        "run",
+        "short/build/short.wasm",
+        "records.jsonl",
+        "--compute-seconds",
+        "0.2",
+    ];
     let output = pacos(folder.path(), &arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(4));
-    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(said["error"], "trap");
-    let message = said["message"].as_str().unwrap();
-    assert!(message.contains("no words"), "{message}");
-    // The panic's own place is in its first line; below are the calls that led there.
-    let (_, calls) = message.split_once("\n    at ").unwrap();
-    assert!(calls.contains("short::broken"), "{message}");
-    assert!(
-        calls.contains(&format!("src/lib.rs:{number})")),
-        "{message}"
-    );
+    let said = String::from_utf8(output.stdout).unwrap();
+    let said: Vec<serde_json::Value> = said
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    // One that computes for ever is interrupted somewhere, and that is told as for a panic.
+    for (said, error, words) in [
+        (&said[0], "trap", "no words"),
+        (&said[1], "timeout", "it computed for more than 0.2 s"),
+    ] {
+        assert_eq!(said["error"], error);
+        let message = said["message"].as_str().unwrap();
+        assert!(message.contains(words), "{message}");
+        // A panic's own place is in its first line; below are the calls that led there.
+        let (_, calls) = message.split_once("\n    at ").unwrap();
+        assert!(calls.contains("short::broken"), "{message}");
+        assert!(
+            calls.contains(&format!("src/lib.rs:{number})")),
+            "{message}"
+        );
+    }
 }
 
 /// A project in C, built as a library: the quickest to change and to test again.

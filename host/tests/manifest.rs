@@ -68,6 +68,7 @@ fn every_mistake_is_named_with_its_line_and_what_to_write() {
         let check = |table: &serde_json::Value| diagnostics::<TrainerTable>(table);
         let checks = Checks {
             trainer: Some(&check),
+            plugin: None,
         };
         let problems = match Recipe::load_with(&case, &overrides, &checks) {
             Err(problems) => problems,

@@ -22,12 +22,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use pacos_plugin::Diagnostic;
+use tokio::{runtime::Handle, task};
 
 use crate::{
     download,
-    manifest::{Checks, Problems, Recipe},
+    manifest::{Checks, Plugin, Problems, Recipe},
     models::Stop,
-    plugin::CallError,
+    plugin::{CallError, Loaded},
     stages::{EvaluateError, RunError, ServeError, StageError, TrainStageError, plan::Refused},
     trainer::{TrainConfig, TrainError},
 };
@@ -103,8 +104,15 @@ impl ManifestArgs {
                     .collect(),
             }
         };
+        let plugin = |plugin: &Plugin| {
+            let said = async { Loaded::load(plugin).await.ok()?.diagnose().await.ok() };
+            let said = task::block_in_place(|| Handle::current().block_on(said));
+            // What keeps it from being loaded is said once the manifest is right.
+            said.unwrap_or_default()
+        };
         let checks = Checks {
             trainer: Some(&trainer),
+            plugin: Some(&plugin),
         };
         Ok(Recipe::load_with(&self.manifest, &self.set, &checks)?)
     }

@@ -21,7 +21,7 @@ use crate::{
     counted::counted,
     ledger::RunDir,
     models::Service,
-    stages::{self, Evaluated, Finished, Options, Outcome, Watch},
+    stages::{self, Evaluated, Finished, Options, Outcome, Unread, Watch},
 };
 
 /// Run a recipe, from wherever it was left.
@@ -153,7 +153,7 @@ fn tell(options: &Options, outcome: &Outcome) {
         }
     }
     if let Some(evaluated) = &outcome.evaluated {
-        tell_evaluation(evaluated);
+        tell_evaluation(evaluated, &dir);
     }
     if !outcome.complete {
         println!("Not yet complete; the same command without --limit goes on from here.");
@@ -170,7 +170,7 @@ fn tell(options: &Options, outcome: &Outcome) {
     );
 }
 
-fn tell_evaluation(evaluated: &Evaluated) {
+fn tell_evaluation(evaluated: &Evaluated, dir: &impl std::fmt::Display) {
     println!("Log-likelihood of the reference answers (nats a token; nearer to 0 is better):");
     for scored in &evaluated.likelihoods {
         println!(
@@ -193,6 +193,22 @@ fn tell_evaluation(evaluated: &Evaluated) {
         println!(
             "{} a task could not be judged; the report says why",
             counted(evaluated.not_judged, "time", "times")
+        );
+    }
+    for unread in &evaluated.unread {
+        let Unread {
+            evaluator,
+            index,
+            roles,
+            read,
+            judgements,
+        } = unread;
+        let advice = match roles.as_slice() {
+            [] => "Read".to_owned(),
+            roles => format!("Take another model as {}, or read", roles.join(" and ")),
+        };
+        println!(
+            "{read} of {judgements} judgements of {evaluator} could be read. {advice} what was answered instead: sqlite3 -box {dir}/ledger.sqlite \"SELECT reply FROM requests WHERE stage = 'evaluators.{index}'\""
         );
     }
     if let Some(sample) = &evaluated.sample {

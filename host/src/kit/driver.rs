@@ -1,14 +1,17 @@
 //! Drives a plugin as the stages do, without a run: the same batches, fresh instances, second
 //! tries and halving, and nothing recorded.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pacos_plugin::{
-    Candidate, Example, Item, Judged, Judgement, Metric, Proposals, Task, Unit, Verdict,
+    Candidate, CandidateId, Example, Item, Judged, Judgement, Metric, Proposals, Task, Unit,
+    Verdict,
 };
 
-use super::script::{Replies, ScriptedCalls};
-use crate::plugin::{self, CallError, HostCalls, Instance, Loaded, Surroundings, batch_limit};
+use super::script::{self, Replies, ScriptedCalls};
+use crate::plugin::{
+    self, CallError, HostCalls, Instance, Loaded, Surroundings, batch_limit, check_rejects,
+};
 
 /// A plugin, the seeds that it starts with and the script of its models.
 pub struct Driver<'a> {
@@ -38,6 +41,7 @@ impl Driver<'_> {
         let calls = Arc::new(self.calls().with_accepted(accepted));
         let mut instance = self.plugin.instance(self.seeds).await?;
         let proposals = instance.generate(unit, calls.clone(), 1).await?;
+        check_rejects(&proposals)?;
         Ok((proposals, calls.asked().len()))
     }
 
@@ -70,6 +74,8 @@ pub struct Judging<'a>(plugin::Judging<Scripted<'a>>);
 struct Scripted<'a> {
     driver: Driver<'a>,
     history: Vec<Judged>,
+    /// The records of the last call, and what its requests were answered.
+    last: Mutex<(Vec<CandidateId>, Arc<Mutex<Vec<script::Scripted>>>)>,
 }
 
 impl<'a> Judging<'a> {
@@ -80,6 +86,7 @@ impl<'a> Judging<'a> {
         let scripted = Scripted {
             driver,
             history: Vec::new(),
+            last: Mutex::default(),
         };
         Judging(plugin::Judging::new(description, scripted))
     }
@@ -106,8 +113,14 @@ impl Surroundings for Scripted<'_> {
         self.driver.plugin.instance(self.driver.seeds).await
     }
 
-    fn calls(&self, _batch: &[Candidate]) -> Arc<dyn HostCalls> {
-        Arc::new(self.driver.calls())
+    fn calls(&self, batch: &[Candidate]) -> Arc<dyn HostCalls> {
+        let records: Vec<CandidateId> = batch.iter().map(|record| record.id).collect();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0 != records {
+            *last = (records, Arc::default());
+        }
+        // A second try hears what the first one heard, as it does in a run.
+        Arc::new(self.driver.calls().again(&last.1))
     }
 
     fn history(&self) -> Result<Vec<Judged>, CallError> {

@@ -133,6 +133,9 @@ pub struct ScriptedCalls {
     replies: Arc<Replies>,
     capabilities: Vec<String>,
     accepted: Vec<Example>,
+    /// What the requests of this call were answered, in order; shared with a call that is the same
+    /// one again.
+    answered: Arc<Mutex<Vec<Scripted>>>,
     asked: Mutex<Vec<Asked>>,
     denied: Mutex<Vec<String>>,
     reads: Mutex<Vec<(u64, u32)>>,
@@ -147,6 +150,7 @@ impl ScriptedCalls {
             replies: replies.clone(),
             capabilities: plugin.description.capabilities.clone(),
             accepted: Vec::new(),
+            answered: Arc::default(),
             asked: Mutex::default(),
             denied: Mutex::default(),
             reads: Mutex::default(),
@@ -158,6 +162,24 @@ impl ScriptedCalls {
     pub fn with_accepted(mut self, accepted: Vec<Example>) -> Self {
         self.accepted = accepted;
         self
+    }
+
+    /// Makes it the same call as an earlier one: what was answered there is answered here.
+    #[must_use]
+    pub fn again(mut self, answered: &Arc<Mutex<Vec<Scripted>>>) -> Self {
+        self.answered = answered.clone();
+        self
+    }
+
+    /// The next answer: that of the same request in an earlier try, or `fresh`.
+    fn answer(&self, number: usize, fresh: impl FnOnce() -> Scripted) -> Scripted {
+        let mut answered = held(&self.answered);
+        if let Some(earlier) = answered.get(number) {
+            return earlier.clone();
+        }
+        let answer = fresh();
+        answered.push(answer.clone());
+        answer
     }
 
     /// What was asked so far.
@@ -192,6 +214,11 @@ impl ScriptedCalls {
     }
 }
 
+fn asks_otherwise() -> Error {
+    let message = "tried once more, the plugin asks somebody else than it asked before";
+    Error::new("not-deterministic", message)
+}
+
 impl HostCalls for ScriptedCalls {
     fn describe_model(&self, role: &str) -> Result<ModelDescription, Refusal> {
         self.check_role(role)?;
@@ -218,9 +245,17 @@ impl HostCalls for ScriptedCalls {
             self.check_role(role)?;
             let mut asked = held(&self.asked);
             let answer = |request: Request| {
-                let answer = self.replies.of_model(role, &request, asked.len());
+                let number = asked.len();
+                let answer = self.answer(number, || {
+                    let fresh = self.replies.of_model(role, &request, number);
+                    fresh.map_or_else(Scripted::Failure, Scripted::Reply)
+                });
                 asked.push(Asked::Model(role.to_owned(), request));
-                answer
+                match answer {
+                    Scripted::Reply(reply) => Ok(reply),
+                    Scripted::Failure(error) => Err(error),
+                    Scripted::Response(_) => Err(asks_otherwise()),
+                }
             };
             Ok(requests.into_iter().map(answer).collect())
         })
@@ -233,9 +268,17 @@ impl HostCalls for ScriptedCalls {
         let answer = |request: HttpRequest| {
             let sound = SoundRequest::read(&request)?;
             self.check(sound.server.capability())?;
-            let response = self.replies.of_server(&sound.server, &request);
-            held(&self.asked).push(Asked::Server(request));
-            response
+            let mut asked = held(&self.asked);
+            let answer = self.answer(asked.len(), || {
+                let fresh = self.replies.of_server(&sound.server, &request);
+                fresh.map_or_else(Scripted::Failure, Scripted::Response)
+            });
+            asked.push(Asked::Server(request));
+            match answer {
+                Scripted::Response(response) => Ok(response),
+                Scripted::Failure(error) => Err(error),
+                Scripted::Reply(_) => Err(asks_otherwise()),
+            }
         };
         let responses = requests.into_iter().map(answer).collect();
         Box::pin(async { Ok(responses) })

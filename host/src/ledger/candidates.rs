@@ -3,7 +3,7 @@
 use pacos_plugin::{
     Candidate, CandidateId, Decision, Error, Judged, Payload, Place, Proposals, Reject, Verdict,
 };
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     Ledger, LedgerError,
@@ -195,6 +195,61 @@ impl Ledger {
         .await
     }
 
+    /// The candidates that a filter put aside with this code, in order, as it saw them.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
+    pub fn put_aside(&self, filter: u32, code: &str) -> Result<Vec<Candidate>, LedgerError> {
+        let rows: Vec<CandidateRow> = self.read("reading what was put aside", |c| {
+            c.prepare(&format!(
+                "SELECT v.unit, v.n, {SEEN}, c.attributes, c.parents
+                 FROM verdict_ v JOIN candidate_ c ON c.unit = v.unit AND c.n = v.n
+                 WHERE v.filter = ?1 AND v.decision = 'quarantine' AND v.code = ?2
+                 ORDER BY v.unit, v.n"
+            ))?
+            .query_map(params![filter, code], CandidateRow::read)?
+            .collect()
+        })?;
+        rows.into_iter().map(CandidateRow::candidate).collect()
+    }
+
+    /// Records what filters say, after all, of candidates that were put aside. What is accepted
+    /// of them comes after everything that was accepted before.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
+    pub async fn record_late(
+        &self,
+        verdicts: Vec<VerdictRecord>,
+        accepted: Vec<(CandidateId, Payload)>,
+    ) -> Result<(), LedgerError> {
+        self.write("recording verdicts", move |c| {
+            for record in &verdicts {
+                c.prepare_cached(
+                    "DELETE FROM verdict_
+                     WHERE filter = ?1 AND unit = ?2 AND n = ?3 AND decision = 'quarantine'",
+                )?
+                .execute(params![
+                    record.filter,
+                    int(record.id.unit),
+                    record.id.n
+                ])?;
+                write_verdict(c, record)?;
+            }
+            for (id, payload) in &accepted {
+                c.prepare_cached("INSERT INTO example_ SELECT count(*), ?1, ?2, ?3 FROM example_")?
+                    .execute(params![int(id.unit), id.n, json(payload)])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// How many examples are accepted.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
+    pub fn accepted(&self) -> Result<u64, LedgerError> {
+        self.read("counting examples", |c| {
+            c.query_row("SELECT count(*) FROM example_", [], |r| r.get(0))
+        })
+        .map(uint)
+    }
+
     /// For each unit that has been through the filters, in order: what was accepted up to and
     /// with it.
     #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
@@ -229,58 +284,31 @@ impl Ledger {
     /// the target are left out.
     #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
     pub fn candidates(&self) -> Result<Vec<Candidate>, LedgerError> {
-        let rows: Vec<(i64, u32, String, String, String)> =
-            self.read("reading candidates", |c| {
-                c.prepare(
-                    "SELECT unit, n, payload, attributes, parents
-                     FROM candidate_ JOIN consumed_ USING (unit) ORDER BY unit, n",
-                )?
-                .query_map([], |r| {
-                    Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?))
-                })?
-                .collect()
-            })?;
-        rows.into_iter()
-            .map(|(unit, n, payload, attributes, parents)| {
-                let payload: Payload = parse(&payload)?;
-                Ok(Candidate {
-                    id: CandidateId {
-                        unit: uint(unit),
-                        n,
-                    },
-                    seed: crate::seed::of_content(&payload),
-                    payload,
-                    attributes: parse(&attributes)?,
-                    parents: parse(&parents)?,
-                })
-            })
+        let rows: Vec<CandidateRow> = self.read("reading candidates", |c| {
+            c.prepare(
+                "SELECT unit, n, payload, attributes, parents
+                 FROM candidate_ JOIN consumed_ USING (unit) ORDER BY unit, n",
+            )?
+            .query_map([], CandidateRow::read)?
             .collect()
+        })?;
+        rows.into_iter().map(CandidateRow::candidate).collect()
     }
 
     /// Everything that one filter has said, in order, with the candidates as it saw them.
     #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
     pub fn history(&self, filter: u32) -> Result<Vec<Judged>, LedgerError> {
-        // A filter sees a candidate as the last filter before it left it.
         let rows = self.read("reading verdicts", |c| {
-            c.prepare(
-                "SELECT v.unit, v.n,
-                        coalesce((SELECT e.payload FROM verdict_ e
-                                  WHERE e.unit = v.unit AND e.n = v.n AND e.filter < v.filter
-                                    AND e.decision = 'edit' ORDER BY e.filter DESC LIMIT 1),
-                                 c.payload),
-                        c.attributes, c.parents,
+            c.prepare(&format!(
+                "SELECT v.unit, v.n, {SEEN}, c.attributes, c.parents,
                         v.decision, v.code, v.message, v.scores, v.nearest, v.payload
                  FROM verdict_ v JOIN candidate_ c ON c.unit = v.unit AND c.n = v.n
                  WHERE v.filter = ?1 AND v.decision <> 'quarantine'
                  ORDER BY v.unit, v.n",
-            )?
+            ))?
             .query_map([filter], |r| {
                 Ok(HistoryRow {
-                    unit: r.get(0)?,
-                    n: r.get(1)?,
-                    seen: r.get(2)?,
-                    attributes: r.get(3)?,
-                    parents: r.get(4)?,
+                    candidate: CandidateRow::read(r)?,
                     decision: r.get(5)?,
                     code: r.get(6)?,
                     message: r.get(7)?,
@@ -330,12 +358,50 @@ impl Ledger {
     }
 }
 
-struct HistoryRow {
+/// The payload of candidate `c` as the filter of verdict `v` saw it: as the last filter before it
+/// left it.
+const SEEN: &str = "coalesce((SELECT e.payload FROM verdict_ e
+                              WHERE e.unit = v.unit AND e.n = v.n AND e.filter < v.filter
+                                AND e.decision = 'edit' ORDER BY e.filter DESC LIMIT 1),
+                             c.payload)";
+
+struct CandidateRow {
     unit: i64,
     n: u32,
-    seen: String,
+    payload: String,
     attributes: String,
     parents: String,
+}
+
+impl CandidateRow {
+    /// Reads the first columns of a row.
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(CandidateRow {
+            unit: row.get(0)?,
+            n: row.get(1)?,
+            payload: row.get(2)?,
+            attributes: row.get(3)?,
+            parents: row.get(4)?,
+        })
+    }
+
+    fn candidate(self) -> Result<Candidate, LedgerError> {
+        let payload: Payload = parse(&self.payload)?;
+        Ok(Candidate {
+            id: CandidateId {
+                unit: uint(self.unit),
+                n: self.n,
+            },
+            seed: crate::seed::of_content(&payload),
+            payload,
+            attributes: parse(&self.attributes)?,
+            parents: parse(&self.parents)?,
+        })
+    }
+}
+
+struct HistoryRow {
+    candidate: CandidateRow,
     decision: String,
     code: String,
     message: String,
@@ -346,7 +412,6 @@ struct HistoryRow {
 
 impl HistoryRow {
     fn judged(self) -> Result<Judged, LedgerError> {
-        let payload: Payload = parse(&self.seen)?;
         let decision = match (self.decision.as_str(), self.left) {
             ("keep", _) => Decision::Keep,
             ("drop", _) => Decision::Drop,
@@ -354,16 +419,7 @@ impl HistoryRow {
             (other, _) => return Err(LedgerError::Damaged(format!("decision `{other}`"))),
         };
         Ok(Judged {
-            candidate: Candidate {
-                id: CandidateId {
-                    unit: uint(self.unit),
-                    n: self.n,
-                },
-                seed: crate::seed::of_content(&payload),
-                payload,
-                attributes: parse(&self.attributes)?,
-                parents: parse(&self.parents)?,
-            },
+            candidate: self.candidate.candidate()?,
             verdict: Verdict {
                 decision,
                 code: self.code,

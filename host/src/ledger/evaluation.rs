@@ -209,6 +209,20 @@ impl Ledger {
         })
     }
 
+    /// How many of an evaluator's judgements name no winner because they could not be read, and how
+    /// many there are.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
+    pub fn unparsed(&self, evaluator: u32) -> Result<(u64, u64), LedgerError> {
+        self.read("counting judgements", |c| {
+            c.query_row(
+                "SELECT coalesce(sum(outcome = 'Unparsed'), 0), count(*)
+                 FROM judgements WHERE evaluator = ?1",
+                [evaluator],
+                |r| Ok((uint(r.get(0)?), uint(r.get(1)?))),
+            )
+        })
+    }
+
     /// Everything that one evaluator judged, in the order of tasks.
     #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
     pub fn judgements_of(&self, evaluator: u32) -> Result<Vec<Judgement>, LedgerError> {

@@ -53,8 +53,13 @@ impl Ledger {
                 let units = units(c, target)?;
                 let mut rows = Vec::new();
                 for (table, condition) in GENERATION {
+                    let values = match table {
+                        // Examples that were accepted late may lie beyond those that stay behind.
+                        "example_" => "row_number() OVER (ORDER BY position) - 1, unit, n, payload",
+                        _ => "*",
+                    };
                     let mut select =
-                        c.prepare(&format!("SELECT * FROM {table} WHERE {condition}"))?;
+                        c.prepare(&format!("SELECT {values} FROM {table} WHERE {condition}"))?;
                     let columns = select.column_count();
                     let places = vec!["?"; columns].join(", ");
                     // Replies may be here already.
@@ -91,4 +96,90 @@ fn units(c: &Connection, target: u64) -> rusqlite::Result<u64> {
         (units, total) = (units + 1, next?);
     }
     Ok(units)
+}
+
+#[cfg(test)]
+mod tests {
+    use pacos_plugin::{CandidateId, Error, Payload, Proposal, Proposals, Task, Verdict};
+
+    use super::*;
+    use crate::ledger::{Consumed, UnitRecord, VerdictRecord};
+
+    fn payload(id: CandidateId) -> Payload {
+        Payload::Task(Task::new(format!("{}.{}", id.unit, id.n), "", ""))
+    }
+
+    fn verdict(id: CandidateId, verdict: Result<Verdict, Error>) -> VerdictRecord {
+        VerdictRecord {
+            filter: 0,
+            plugin: "facts 0.1.0".into(),
+            id,
+            verdict,
+        }
+    }
+
+    /// A unit whose candidates are kept, but for those whose numbers are in `aside`.
+    async fn unit(ledger: &Ledger, unit: u64, candidates: u32, aside: &[u32], total: u64) {
+        let ids: Vec<_> = (0..candidates).map(|n| CandidateId { unit, n }).collect();
+        let proposal = |id: &CandidateId| Proposal {
+            payload: payload(*id),
+            attributes: Vec::new(),
+            parents: Vec::new(),
+            place: None,
+        };
+        let outcome = Ok(Proposals {
+            candidates: ids.iter().map(proposal).collect(),
+            rejects: Vec::new(),
+        });
+        let recorded = ledger.record_unit(unit, UnitRecord { outcome }, 0.0);
+        recorded.await.unwrap();
+        let kept = ids.iter().filter(|id| !aside.contains(&id.n));
+        let consumed = Consumed {
+            unit,
+            verdicts: ids
+                .iter()
+                .map(|id| {
+                    let spent = Err(Error::new("budget", "it is spent"));
+                    let kept = !aside.contains(&id.n);
+                    verdict(*id, if kept { Ok(Verdict::keep()) } else { spent })
+                })
+                .collect(),
+            accepted: kept.map(|id| (*id, payload(*id))).collect(),
+            accepted_total: total,
+        };
+        ledger.record_consumed(consumed).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_accepted_late_is_taken_over_without_gaps() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old.sqlite"), dir.path().join("new.sqlite"));
+        let ledger = Ledger::open(&old).unwrap();
+        ledger.set_meta("fingerprint", "{}".into()).await.unwrap();
+        unit(&ledger, 0, 2, &[1], 1).await;
+        unit(&ledger, 1, 2, &[], 3).await;
+        let aside = ledger.put_aside(0, "budget").unwrap();
+        assert_eq!(aside.len(), 1);
+        let late = aside[0].id;
+        assert_eq!(late, CandidateId { unit: 0, n: 1 });
+        let verdicts = vec![verdict(late, Ok(Verdict::keep()))];
+        let accepted = vec![(late, aside[0].payload.clone())];
+        ledger.record_late(verdicts, accepted).await.unwrap();
+        let order = |ledger: &Ledger| -> Vec<(u64, u32)> {
+            let examples = ledger.examples().unwrap().into_iter();
+            examples.map(|(id, _)| (id.unit, id.n)).collect()
+        };
+        assert_eq!(order(&ledger), [(0, 0), (1, 0), (1, 1), (0, 1)]);
+        assert!(ledger.put_aside(0, "budget").unwrap().is_empty());
+        assert_eq!(ledger.quarantined().unwrap(), 0);
+        assert_eq!(ledger.history(0).unwrap().len(), 4);
+
+        let fork = Ledger::open(&new).unwrap();
+        fork.set_meta("fingerprint", "{}".into()).await.unwrap();
+        fork.import_generation(&old, 1).await.unwrap();
+        assert_eq!(order(&fork), [(0, 0), (0, 1)]);
+        // The next unit's examples find their places free.
+        unit(&fork, 1, 2, &[], 4).await;
+        assert_eq!(order(&fork), [(0, 0), (0, 1), (1, 0), (1, 1)]);
+    }
 }

@@ -6,7 +6,7 @@ use pacos_plugin::Diagnostic;
 use toml::de::DeTable;
 
 use super::{
-    Document, Problem, Problems, Recipe, overrides, parse, secrets,
+    Document, Plugin, Problem, Problems, Recipe, overrides, parse, secrets,
     secrets::Secret,
     suggest::nearest,
     tree::{Node, Origin, Place, Source, Value, table_from_toml},
@@ -15,12 +15,18 @@ use super::{
 /// Looks at a table and says what is wrong with it; paths are relative to the table.
 pub type TableCheck<'a> = &'a dyn Fn(&serde_json::Value) -> Vec<Diagnostic>;
 
+/// Has a plugin of the recipe look at its configuration.
+pub type PluginCheck<'a> = &'a dyn Fn(&Plugin) -> Vec<Diagnostic>;
+
 /// Checks of tables that other parts own, made together with the manifest's own, so that a user
 /// sees every problem at once.
 #[derive(Clone, Copy, Default)]
 pub struct Checks<'a> {
     /// Is given `[trainer]`.
     pub trainer: Option<TableCheck<'a>>,
+    /// Is given the plugins of a manifest that is refused already. Those of a sound one are loaded
+    /// and asked by whoever prepares it.
+    pub plugin: Option<PluginCheck<'a>>,
 }
 
 impl Recipe {

@@ -25,7 +25,7 @@ mod tree;
 
 pub use diagnostic::{Problem, Problems, Severity};
 pub use document::{Document, Span};
-pub use load::{Checks, TableCheck};
+pub use load::{Checks, PluginCheck, TableCheck};
 pub use recipe::*;
 pub use remote::{OciReference, Remote, RemoteError};
 pub use serde_check::diagnostics;

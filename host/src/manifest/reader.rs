@@ -65,6 +65,10 @@ impl<'d> Reader<'d> {
         );
     }
 
+    pub(super) fn has_problems(&self) -> bool {
+        !self.problems.borrow().is_empty()
+    }
+
     pub(super) fn into_problems(self) -> Problems {
         self.problems.into_inner()
     }

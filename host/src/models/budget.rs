@@ -9,6 +9,10 @@ use crate::{
     manifest::Budget,
 };
 
+/// The code of the error that a plugin gets for a request beyond its own limits. No server's
+/// failure has it.
+pub const BEYOND_LIMITS: &str = "budget";
+
 /// A limit that does not cover the next request.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(

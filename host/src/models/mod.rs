@@ -12,7 +12,7 @@ mod request;
 mod served;
 mod service;
 
-pub use budget::Exhausted;
+pub use budget::{BEYOND_LIMITS, Exhausted};
 pub use local::LocalProvider;
 pub use openai::OpenAiProvider;
 pub use provider::{Attempt, BoxFuture, Failure, FailureKind, Provider};

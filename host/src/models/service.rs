@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     Failure, FailureKind, Stop,
-    budget::{Exhausted, Reservation, Till},
+    budget::{BEYOND_LIMITS, Exhausted, Reservation, Till},
     flights::Flights,
     request::canonical,
     served::{Model, Served},
@@ -444,7 +444,7 @@ impl From<LedgerError> for NotSent {
 
 fn over_allowance(stage: &str, exhausted: &Exhausted) -> NotSent {
     NotSent::Refused(Error::new(
-        "budget",
+        BEYOND_LIMITS,
         format!(
             "{stage} has spent what it may: {exhausted}; raise limits.{} in [{stage}]",
             exhausted.key

@@ -99,14 +99,35 @@ pub enum CallError {
     #[error("it broke: {0}")]
     Trap(String),
     /// It computed for too long.
-    #[error("it computed for more than {} s without an answer", .0.as_secs_f64())]
-    Timeout(Duration),
+    #[error("{}", timed_out(.limit, *.patience, .places))]
+    Timeout {
+        /// `limits.compute_seconds`.
+        limit: Duration,
+        /// How many times the limit it was given: more than once where it was tried again.
+        patience: u32,
+        /// Where in its own source it was, a line each; empty where that is not known.
+        places: String,
+    },
     /// The result is not one that the contract allows.
     #[error("its answer is not valid: {0}")]
     Invalid(String),
     /// The run ends for a reason that is not the plugin's.
     #[error("{0}")]
     Stopped(Arc<Stop>),
+}
+
+fn timed_out(limit: &Duration, patience: u32, places: &str) -> String {
+    let again = match patience {
+        0 | 1 => String::new(),
+        times => format!(
+            ", nor, tried once more, in {} s",
+            (*limit * times).as_secs_f64()
+        ),
+    };
+    format!(
+        "it computed for more than {} s without an answer{again}; its limit is limits.compute_seconds{places}",
+        limit.as_secs_f64()
+    )
 }
 
 impl CallError {
@@ -116,7 +137,7 @@ impl CallError {
         match self {
             CallError::Plugin(error) => &error.code,
             CallError::Trap(_) => "trap",
-            CallError::Timeout(_) => "timeout",
+            CallError::Timeout { .. } => "timeout",
             CallError::Invalid(_) => "invalid-answer",
             CallError::Stopped(_) => "stopped",
         }

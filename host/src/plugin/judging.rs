@@ -11,7 +11,7 @@ use std::{
 use futures::future::join_all;
 use pacos_plugin::{Candidate, Decision, Description, Judged, Verdict};
 
-use super::{CallError, HostCalls, Instance};
+use super::{CallError, HostCalls, Instance, codes::check_codes};
 use crate::counted::counted;
 
 /// A call that broke is tried once more with so many times the compute limit before anything is
@@ -64,6 +64,12 @@ impl<S: Surroundings> Judging<S> {
             batch_limit: batch_limit(description),
             worker: Worker::default(),
         }
+    }
+
+    /// Ends the instance. The next is rebuilt from the filter's verdicts, in the order of the
+    /// candidates.
+    pub fn rebuild(&mut self) {
+        self.worker = Worker::default();
     }
 
     /// Judges records in order. A batch that breaks the filter is tried once more on a fresh
@@ -200,6 +206,7 @@ impl Worker {
             .judge_batch(batch.to_vec(), calls, patience)
             .await?;
         check(&verdicts, batch.len())?;
+        check_codes(&verdicts)?;
         Ok(verdicts)
     }
 }

@@ -2,6 +2,7 @@
 
 mod calls;
 pub(crate) mod capability;
+mod codes;
 mod contract;
 mod error;
 mod judging;
@@ -13,6 +14,7 @@ mod usage;
 mod wasm;
 
 pub use calls::{HostCalls, NoCalls, Refusal};
+pub(crate) use codes::{check_rejects, is_kebab_case};
 pub use contract::Stage;
 pub use error::{CallError, LoadError};
 pub(crate) use judging::check as check_verdicts;

@@ -71,7 +71,7 @@ impl Metered {
         match &result {
             Err(CallError::Plugin(_)) => usage.errors += 1,
             Err(CallError::Trap(_)) => usage.traps += 1,
-            Err(CallError::Timeout(_)) => usage.timeouts += 1,
+            Err(CallError::Timeout { .. }) => usage.timeouts += 1,
             Err(CallError::Invalid(_)) => usage.invalid += 1,
             Ok(_) | Err(CallError::Stopped(_)) => {}
         }

@@ -1,10 +1,10 @@
 //! The host's side of one call into a plugin: who asks, what was granted, what is counted.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ops::RangeFrom,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -15,8 +15,9 @@ use pacos_plugin::{
 };
 
 use crate::{
-    manifest::{Budget, ServerName},
-    models::{Asker, BoxFuture, Service},
+    ledger::{Ledger, LedgerError},
+    manifest::{Budget, Limits, ServerName},
+    models::{Asker, BEYOND_LIMITS, BoxFuture, Service},
     plugin::{HostCalls, Loaded, Refusal, capability},
     servers::SoundRequest,
 };
@@ -32,7 +33,22 @@ pub(super) struct Grant {
     granted: BTreeSet<String>,
     most_requests: Option<u64>,
     requests: AtomicU64,
+    /// By place: what was said when a request was refused because the plugin has spent what it may.
+    beyond_limits: Mutex<BTreeMap<String, String>>,
     service: Arc<Service>,
+}
+
+/// Whether a plugin has not yet spent all that its limits allow.
+pub(super) fn may_spend(
+    limits: &Limits,
+    ledger: &Ledger,
+    stage: &str,
+) -> Result<bool, LedgerError> {
+    let spent = ledger.spent_by(stage)?;
+    let requests = ledger.calls_of(stage)?;
+    Ok(limits.requests.is_none_or(|most| requests < most)
+        && limits.tokens.is_none_or(|most| spent.tokens < most)
+        && limits.usd.is_none_or(|most| spent.usd < most))
 }
 
 impl Grant {
@@ -41,7 +57,7 @@ impl Grant {
         plugin: &Loaded,
         stage: String,
         service: Arc<Service>,
-    ) -> Result<Arc<Self>, crate::ledger::LedgerError> {
+    ) -> Result<Arc<Self>, LedgerError> {
         let limits = &plugin.recipe.limits;
         if limits.tokens.is_some() || limits.usd.is_some() {
             let allowance = Budget {
@@ -58,8 +74,17 @@ impl Grant {
             most_requests: limits.requests,
             requests: AtomicU64::new(service.ledger().calls_of(&stage)?),
             stage,
+            beyond_limits: Mutex::default(),
             service,
         }))
+    }
+
+    /// What was said to a call at this place when it asked for more than the plugin may spend, if
+    /// it did. Whatever the plugin made of that, the place is owed a call with more to spend.
+    pub(super) fn take_beyond_limits(&self, place: &str) -> Option<String> {
+        let refused = self.beyond_limits.lock();
+        let mut refused = refused.unwrap_or_else(PoisonError::into_inner);
+        refused.remove(place)
     }
 
     fn check_role(&self, role: &str) -> Result<(), Error> {
@@ -102,7 +127,7 @@ impl Grant {
             Some(most) if before + more > most => {
                 self.requests.fetch_sub(more, Ordering::Relaxed);
                 Err(Error::new(
-                    "budget",
+                    BEYOND_LIMITS,
                     format!(
                         "{} may make {most} requests in this run and has made {before}; raise limits.requests in [{}]",
                         self.title, self.stage
@@ -164,10 +189,20 @@ impl UnitCalls {
                 .map_err(crate::models::Stop::from)?
                 .is_some();
         if !last_is_known {
-            self.grant.count(requests)?;
+            let counted = self.grant.count(requests);
+            counted.inspect_err(|error| self.note(error))?;
         }
         self.ordinal.fetch_add(count, Ordering::Relaxed);
         Ok(first..)
+    }
+
+    /// Keeps in mind that this place was refused something for want of money.
+    fn note(&self, error: &Error) {
+        if error.code == BEYOND_LIMITS {
+            let refused = self.grant.beyond_limits.lock();
+            let mut refused = refused.unwrap_or_else(PoisonError::into_inner);
+            refused.insert(self.asker.place.clone(), error.message.clone());
+        }
     }
 }
 
@@ -192,7 +227,8 @@ impl HostCalls for UnitCalls {
             });
             let mut results = Vec::with_capacity(requests.len());
             for result in futures::future::join_all(replies).await {
-                results.push(result?);
+                let reply = result?;
+                results.push(reply.inspect_err(|error| self.note(error)));
             }
             Ok(results)
         })

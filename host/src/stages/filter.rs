@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use pacos_plugin::{Candidate, Error, Judged, Task, Verdict};
+use pacos_plugin::{Candidate, CandidateId, Error, Judged, Task, Verdict};
 
-use super::calls::{Grant, UnitCalls};
+use super::{
+    calls::{Grant, UnitCalls, may_spend},
+    told::Told,
+};
 use crate::{
     counted::counted,
-    ledger::Ledger,
+    ledger::{Ledger, LedgerError},
+    models::BEYOND_LIMITS,
     plugin::{CallError, HostCalls, Instance, Judging, Loaded, Surroundings},
     stages::StageError,
 };
@@ -18,6 +22,7 @@ const RECORDS_AT_ONCE: usize = 32;
 /// A filter at its place in the recipe.
 pub(super) struct FilterStage {
     judging: Judging<InRun>,
+    told: Told,
 }
 
 /// A run, as a filter sees it.
@@ -53,6 +58,7 @@ impl FilterStage {
         };
         FilterStage {
             judging: Judging::new(&description, in_run),
+            told: Told::default(),
         }
     }
 
@@ -69,6 +75,37 @@ impl FilterStage {
         self.judging.surroundings.uncommitted.clear();
     }
 
+    /// The candidates that were put aside because the filter had spent what it may, if it may spend
+    /// more now.
+    pub(super) fn put_aside(&self) -> Result<Vec<Candidate>, LedgerError> {
+        let InRun {
+            plugin,
+            index,
+            ledger,
+            ..
+        } = &self.judging.surroundings;
+        match may_spend(&plugin.recipe.limits, ledger, &plugin.recipe.path)? {
+            true => ledger.put_aside(*index, BEYOND_LIMITS),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Has the filter begin again from its verdicts in the ledger.
+    pub(super) fn rebuild(&mut self) {
+        self.judging.rebuild();
+    }
+
+    /// Says how often that was so which was said once.
+    pub(super) fn tell_repeated(&self) {
+        let filter = self.name();
+        for (reason, count) in self.told.repeated() {
+            tracing::warn!(
+                filter,
+                "{count} records were put aside for this reason: {reason}"
+            );
+        }
+    }
+
     /// Judges records in order. Those that break the filter come back as errors.
     pub(super) async fn judge(
         &mut self,
@@ -83,19 +120,33 @@ impl FilterStage {
                 error,
             },
         })?;
-        let judgement = |(record, verdict): (&Candidate, Result<Verdict, CallError>)| {
-            verdict.map_err(|error| {
-                tracing::warn!(
-                    filter = self.name(),
-                    unit = record.id.unit,
-                    n = record.id.n,
-                    "record put aside: {error}"
-                );
-                Error::new(error.code().to_owned(), error.to_string())
-            })
-        };
-        Ok(records.iter().zip(verdicts).map(judgement).collect())
+        let filter = self.name();
+        let mut judgements = Vec::with_capacity(records.len());
+        for (record, verdict) in records.iter().zip(verdicts) {
+            let grant = &self.judging.surroundings.grant;
+            let beyond_limits = grant.take_beyond_limits(&place(record.id));
+            judgements.push(verdict.map_err(|error| {
+                let reason = match (&beyond_limits, &error) {
+                    // Some languages' plugins trap where they are refused something.
+                    (Some(refusal), error) if error.code() != BEYOND_LIMITS => {
+                        Error::new(BEYOND_LIMITS, format!("{refusal}. Of that, {error}"))
+                    }
+                    (_, error) => Error::new(error.code().to_owned(), error.to_string()),
+                };
+                if !matches!(error, CallError::Plugin(_)) || self.told.is_new(&reason.message) {
+                    let CandidateId { unit, n } = record.id;
+                    tracing::warn!(filter, unit, n, "record put aside: {}", reason.message);
+                }
+                reason
+            }));
+        }
+        Ok(judgements)
     }
+}
+
+/// Where a filter's requests about a record are recorded.
+fn place(record: CandidateId) -> String {
+    format!("{}.{}", record.unit, record.n)
 }
 
 impl Surroundings for InRun {
@@ -104,12 +155,11 @@ impl Surroundings for InRun {
     }
 
     fn calls(&self, batch: &[Candidate]) -> Arc<dyn HostCalls> {
-        let place = |candidate: &Candidate| format!("{}.{}", candidate.id.unit, candidate.id.n);
         let place = match batch {
             [] => String::new(),
-            [one] => place(one),
+            [one] => place(one.id),
             // Only the log will have it: of a filter that asks models, every batch is one record.
-            [first, .., last] => format!("{} to {}", place(first), place(last)),
+            [first, .., last] => format!("{} to {}", place(first.id), place(last.id)),
         };
         let seed = batch.first().map_or(0, |candidate| candidate.seed);
         UnitCalls::new(&self.grant, place, seed, Arc::default(), 0)

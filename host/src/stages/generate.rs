@@ -17,13 +17,14 @@ use super::{
     StageError,
     calls::{Accepted, Grant, UnitCalls},
     filter::FilterStage,
+    told::Told,
 };
 use crate::{
     fault,
     ledger::{Consumed, Ledger, UnitRecord, VerdictRecord},
     manifest::{Dataset, Recipe},
     models::{Service, Stop},
-    plugin::{CallError, Loaded},
+    plugin::{CallError, Loaded, check_rejects},
     seed,
 };
 
@@ -57,6 +58,8 @@ pub struct Generate {
     seeds: Arc<[Task]>,
     generator: Arc<Loaded>,
     grant: Arc<Grant>,
+    /// Why units failed.
+    told: Arc<Told>,
     filters: Vec<FilterStage>,
     ledger: Ledger,
     service: Arc<Service>,
@@ -95,6 +98,7 @@ impl Generate {
             seeds,
             generator: Arc::new(generator),
             grant,
+            told: Arc::default(),
             filters,
             ledger,
             service,
@@ -109,18 +113,17 @@ impl Generate {
         let mut totals = self.ledger.consumed()?;
         let accepted: Accepted = Accepted::default();
         *accepted.write().unwrap_or_else(PoisonError::into_inner) = self.ledger.examples()?;
+        let mut total = self.judge_put_aside(&accepted).await?;
         let mut quarantined = self.ledger.quarantined()?;
         let mut waiting: BTreeMap<u64, Result<Proposals, Error>> = BTreeMap::new();
         let mut under_way: JoinSet<Result<Ended, StageError>> = JoinSet::new();
         let mut next = totals.len() as u64;
         let mut failed_in_a_row = 0;
-        let there = totals.last().copied().unwrap_or(0);
-        if there < self.dataset.target {
-            progress.begin(there, self.dataset.target);
+        if total < self.dataset.target {
+            progress.begin(total, self.dataset.target);
         }
         let result = loop {
             let consumed = totals.len() as u64;
-            let total = totals.last().copied().unwrap_or(0);
             if total >= self.dataset.target {
                 break Ok(Finished {
                     units: consumed,
@@ -154,7 +157,8 @@ impl Generate {
                     .await
                 {
                     Ok(step) => {
-                        totals.push(step.total);
+                        total = step.total;
+                        totals.push(total);
                         quarantined += step.quarantined;
                         progress.unit(consumed, step.candidates, step.total, self.dataset.target);
                         if quarantined > self.dataset.max_quarantined {
@@ -192,7 +196,46 @@ impl Generate {
         self.service.end();
         while under_way.join_next().await.is_some() {}
         progress.end();
+        for (reason, count) in self.told.repeated() {
+            tracing::warn!("{count} units failed for this reason: {reason}");
+        }
+        for filter in &self.filters {
+            filter.tell_repeated();
+        }
         result
+    }
+
+    /// Judges what was put aside only because its filter had spent what it may, where that filter
+    /// may spend more now. It is accepted late: units that have begun see nothing of it, so that
+    /// they ask what they asked before. Says how many examples there are.
+    async fn judge_put_aside(&mut self, accepted: &Accepted) -> Result<u64, StageError> {
+        // By unit, then by the filter that has to say something.
+        let mut waiting: BTreeMap<u64, BTreeMap<u32, Vec<Candidate>>> = BTreeMap::new();
+        for filter in &self.filters {
+            for candidate in filter.put_aside()? {
+                let of_unit = waiting.entry(candidate.id.unit).or_default();
+                of_unit.entry(filter.index()).or_default().push(candidate);
+            }
+        }
+        let mut total = self.ledger.accepted()?;
+        for candidates in waiting.into_values() {
+            if total >= self.dataset.target {
+                break;
+            }
+            let Filtered { verdicts, kept, .. } = self.filter(candidates).await?;
+            total += kept.len() as u64;
+            fault::point("late-verdicts:before-commit");
+            self.ledger.record_late(verdicts, kept.clone()).await?;
+            fault::point("late-verdicts:after-commit");
+            for filter in &mut self.filters {
+                filter.committed();
+                // What comes next is judged as after a restart: by all verdicts, in order.
+                filter.rebuild();
+            }
+            let mut accepted = accepted.write().unwrap_or_else(PoisonError::into_inner);
+            accepted.extend(kept);
+        }
+        Ok(total)
     }
 
     /// How much of what is accepted unit `unit` may see.
@@ -235,7 +278,7 @@ impl Generate {
         };
         let (generator, grant) = (self.generator.clone(), self.grant.clone());
         let (seeds, ledger) = (self.seeds.clone(), self.ledger.clone());
-        let accepted = accepted.clone();
+        let (accepted, told) = (accepted.clone(), self.told.clone());
         async move {
             if let Some(record) = ledger.unit(index)? {
                 return Ok((index, record.outcome));
@@ -248,7 +291,9 @@ impl Generate {
                 // A fresh instance a unit: nothing can leak from one to the next.
                 let call = async {
                     let mut instance = generator.instance(&seeds).await?;
-                    instance.generate(unit, calls, patience).await
+                    let proposals = instance.generate(unit, calls, patience).await?;
+                    check_rejects(&proposals)?;
+                    Ok(proposals)
                 };
                 match call.await {
                     Ok(proposals) => break Ok(proposals),
@@ -263,7 +308,9 @@ impl Generate {
                     Err(_) => patience = 4,
                 }
             };
-            if let Err(error) = &outcome {
+            if let Err(error) = &outcome
+                && told.is_new(&error.message)
+            {
                 tracing::warn!(
                     unit = index,
                     code = error.code,
@@ -283,29 +330,19 @@ impl Generate {
         }
     }
 
-    /// Takes one unit's candidates through the filters and records what came of them.
-    async fn consume(
+    /// Takes candidates of one unit through the filters, each from the filter on under whose number
+    /// it stands.
+    async fn filter(
         &mut self,
-        unit: u64,
-        proposals: Vec<pacos_plugin::Proposal>,
-        total: u64,
-        accepted: &Accepted,
-    ) -> Result<Step, StageError> {
-        let candidates = proposals.len() as u64;
-        let mut current: Vec<Candidate> = (0..)
-            .zip(proposals)
-            .map(|(n, proposal)| Candidate {
-                id: CandidateId { unit, n },
-                seed: seed::of_content(&proposal.payload),
-                payload: proposal.payload,
-                attributes: proposal.attributes,
-                parents: proposal.parents,
-            })
-            .collect();
+        mut entering: BTreeMap<u32, Vec<Candidate>>,
+    ) -> Result<Filtered, StageError> {
+        let mut current: Vec<Candidate> = Vec::new();
         let mut verdicts = Vec::new();
         let mut quarantined = 0;
         let mut last_error = String::new();
         for filter in &mut self.filters {
+            current.extend(entering.remove(&filter.index()).unwrap_or_default());
+            current.sort_by_key(|candidate| candidate.id.n);
             let judgements = filter.judge(&current).await?;
             let mut kept = Vec::with_capacity(current.len());
             for (mut candidate, judgement) in current.into_iter().zip(judgements) {
@@ -333,10 +370,44 @@ impl Generate {
             }
             current = kept;
         }
-        let kept: Vec<(CandidateId, Payload)> = current
-            .into_iter()
-            .map(|candidate| (candidate.id, candidate.payload))
+        // A recipe without filters keeps everything.
+        current.extend(entering.into_values().flatten());
+        let kept = current.into_iter();
+        Ok(Filtered {
+            verdicts,
+            kept: kept
+                .map(|candidate| (candidate.id, candidate.payload))
+                .collect(),
+            quarantined,
+            last_error,
+        })
+    }
+
+    /// Takes one unit's candidates through the filters and records what came of them.
+    async fn consume(
+        &mut self,
+        unit: u64,
+        proposals: Vec<pacos_plugin::Proposal>,
+        total: u64,
+        accepted: &Accepted,
+    ) -> Result<Step, StageError> {
+        let candidates: Vec<Candidate> = (0..)
+            .zip(proposals)
+            .map(|(n, proposal)| Candidate {
+                id: CandidateId { unit, n },
+                seed: seed::of_content(&proposal.payload),
+                payload: proposal.payload,
+                attributes: proposal.attributes,
+                parents: proposal.parents,
+            })
             .collect();
+        let count = candidates.len() as u64;
+        let Filtered {
+            verdicts,
+            kept,
+            quarantined,
+            last_error,
+        } = self.filter(BTreeMap::from([(0, candidates)])).await?;
         let total = total + kept.len() as u64;
         fault::point("verdicts:before-commit");
         self.ledger
@@ -356,12 +427,21 @@ impl Generate {
             .unwrap_or_else(PoisonError::into_inner)
             .extend(kept);
         Ok(Step {
-            candidates,
+            candidates: count,
             total,
             quarantined,
             last_error,
         })
     }
+}
+
+/// What the filters made of candidates.
+struct Filtered {
+    verdicts: Vec<VerdictRecord>,
+    /// What all of them kept, in the form that they left it.
+    kept: Vec<(CandidateId, Payload)>,
+    quarantined: u64,
+    last_error: String,
 }
 
 /// What consuming one unit came to.

@@ -11,6 +11,7 @@ use super::{
     calls::{Accepted, Grant, UnitCalls},
     evaluate::{EvaluateError, EvaluatePart, Subjects, Watch},
     run::roles_of,
+    told::Told,
 };
 use crate::{
     counted::counted,
@@ -94,7 +95,7 @@ impl Subjects<'_> {
             let mut judged = stream::iter(items)
                 .map(|item| judge_item(evaluator, &grant, item))
                 .buffer_unordered(AT_A_TIME);
-            let mut stopped = None;
+            let (mut stopped, told) = (None, Told::default());
             while let Some((item, outcome, seconds)) = judged.next().await {
                 let outcome = match outcome {
                     Ok(outcome) => outcome,
@@ -105,7 +106,9 @@ impl Subjects<'_> {
                         continue;
                     }
                 };
-                if let Err(error) = &outcome {
+                if let Err(error) = &outcome
+                    && told.is_new(&error.message)
+                {
                     let evaluator = evaluator.title();
                     tracing::warn!(evaluator, item, "task not judged: {}", error.message);
                 }
@@ -121,6 +124,13 @@ impl Subjects<'_> {
                 fault::point("judgements:after-commit");
                 done += 1;
                 watch.progress.at(EvaluatePart::Judge, done, total);
+            }
+            for (reason, count) in told.repeated() {
+                let evaluator = evaluator.title();
+                tracing::warn!(
+                    evaluator,
+                    "{count} tasks were not judged for this reason: {reason}"
+                );
             }
             if let Some(stop) = stopped {
                 return Err(StageError::Stopped(stop).into());

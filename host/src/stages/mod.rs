@@ -14,6 +14,7 @@ mod prepare;
 pub mod report;
 mod run;
 mod seeds;
+mod told;
 mod train;
 mod train_alone;
 
@@ -25,7 +26,7 @@ pub use generate::{Finished, Generate, Progress as GenerateProgress};
 pub(crate) use judge::check as check_judgements;
 pub use models::{FetchProgress, Models, OpenError, ServeError};
 pub use prepare::{Prepared, bundled_seeds, prepare, prepare_with, source_name};
-pub use run::{Evaluated, Options, OtherRun, Outcome, RunError, Sample, Watch, run};
+pub use run::{Evaluated, Options, OtherRun, Outcome, RunError, Sample, Unread, Watch, run};
 pub use seeds::{SeedError, load as load_seeds};
 pub use train::{Cancel, TrainProgress, TrainStageError, Trained};
 pub use train_alone::{

@@ -64,8 +64,25 @@ pub struct Evaluated {
     pub metrics: Vec<(u32, Metric)>,
     /// Tasks that an evaluator could not judge, over all evaluators.
     pub not_judged: u64,
+    /// The evaluators most of whose judgements could not be read.
+    pub unread: Vec<Unread>,
     /// A task that nobody was trained on, with an answer to show.
     pub sample: Option<Sample>,
+}
+
+/// Judgements that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Name and version of the evaluator.
+    pub evaluator: String,
+    /// Its place in the recipe.
+    pub index: u32,
+    /// The roles that it asks.
+    pub roles: Vec<String>,
+    /// Its judgements that could be read.
+    pub read: u64,
+    /// All of them.
+    pub judgements: u64,
 }
 
 /// One evaluation task with its answers before and after training.
@@ -232,7 +249,7 @@ async fn run_stages(
     let mut lock = Lock::of(&prepared, Some(run_dir.path()))?;
     lock.write(run_dir.path())?;
     let (recipe, models) = (prepared.recipe, prepared.models);
-    let had = ledger.consumed()?.last().copied().unwrap_or(0);
+    let had = ledger.accepted()?;
     let mut nothing_to_do = had >= recipe.dataset.target;
     (watch.started)(Arc::downgrade(&service));
     let stages = (prepared.seeds, prepared.generator, prepared.filters);
@@ -423,7 +440,7 @@ impl Here<'_> {
             return Ok(());
         };
         let recipe = &prepared.recipe;
-        let had = self.ledger.consumed()?.last().copied().unwrap_or(0);
+        let had = self.ledger.accepted()?;
         let target = recipe.dataset.target;
         if had < target {
             return Err(self.other_run(format!(
@@ -551,12 +568,23 @@ impl Here<'_> {
         for (index, evaluator) in (0_u32..).zip(evaluators) {
             was_there &= !subjects.judge(index, evaluator, &mut watch).await?;
         }
-        let mut not_judged = 0;
-        for index in (0_u32..).take(evaluators.len()) {
+        let (mut not_judged, mut unread) = (0, Vec::new());
+        for (index, evaluator) in (0_u32..).zip(evaluators) {
             not_judged += self.ledger.failed_items(index)?.0;
+            let (unparsed, judgements) = self.ledger.unparsed(index)?;
+            if 2 * unparsed > judgements {
+                unread.push(Unread {
+                    evaluator: evaluator.title(),
+                    index,
+                    roles: roles_of(std::iter::once(evaluator)).into_iter().collect(),
+                    read: judgements - unparsed,
+                    judgements,
+                });
+            }
         }
         let evaluated = Evaluated {
             not_judged,
+            unread,
             likelihoods: self.ledger.likelihoods()?,
             metrics: self.ledger.metrics()?,
             sample: self.sample(tasks)?,

@@ -291,6 +291,57 @@ fn bench_measures_two_carriers_of_one_plugin_in_turn() {
     );
 }
 
+#[test]
+fn a_loop_without_end_takes_an_author_as_long_as_they_say() {
+    let file = component("hostile").display().to_string();
+    let begun = std::time::Instant::now();
+    let output = pacos(
+        &[
+            "run",
+            &file,
+            "--set",
+            "crime=endless-loop",
+            "--compute-seconds",
+            "0.2",
+        ],
+        "{\"instruction\": \"Name three rivers.\", \"output\": \"Po\"}\n",
+    );
+    assert_eq!(code(&output), 4, "{}", stderr(&output));
+    let said = &lines(&output)[0];
+    assert_eq!(said["error"], "timeout");
+    assert_eq!(
+        said["message"],
+        "it computed for more than 0.2 s without an answer, nor, tried once more, in 0.8 s; \
+         its limit is limits.compute_seconds"
+    );
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    for wrong in ["0", "-1", "soon"] {
+        let output = pacos(&["run", &file, "--compute-seconds", wrong], "");
+        assert_eq!(code(&output), 2, "{wrong}");
+    }
+}
+
+#[test]
+fn a_library_is_inspected_by_those_who_trust_it() {
+    let file = library("keep-all").display().to_string();
+    let refused = pacos(&["inspect", &file], "");
+    assert_eq!(code(&refused), 4);
+    assert!(
+        stderr(&refused).contains("--trust-native"),
+        "{}",
+        stderr(&refused)
+    );
+    let trusted = pacos(&["inspect", "--json", "--trust-native", &file], "");
+    assert_eq!(code(&trusted), 0, "{}", stderr(&trusted));
+    let (of_library, of_component) = (&lines(&trusted)[0], {
+        let file = component("keep-all").display().to_string();
+        lines(&pacos(&["inspect", "--json", &file], "")).remove(0)
+    });
+    for key in ["name", "version", "contract", "config_schema"] {
+        assert_eq!(of_library[key], of_component[key], "{key}");
+    }
+}
+
 /// What `inspect` says of a component, with a cache of its own.
 fn inspected(cache: &Path, file: &Path) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pacos"));

@@ -72,7 +72,8 @@ async fn an_endless_loop() {
         sentence("endless-loop", tight(), 0).await,
         (
             "timeout".to_owned(),
-            "it computed for more than 0.5 s without an answer".to_owned()
+            "it computed for more than 0.5 s without an answer; its limit is limits.compute_seconds"
+                .to_owned()
         )
     );
 }

@@ -1,10 +1,11 @@
 //! `pacos plugin inspect`.
 
-use super::load;
+use super::subject::SubjectArgs;
 use crate::cli::Failed;
 
-pub(super) async fn inspect(plugin: &str, json: bool) -> Result<(), Failed> {
-    let loaded = load(plugin).await?;
+pub(super) async fn inspect(plugin: &str, trust_native: bool, json: bool) -> Result<(), Failed> {
+    let subject = SubjectArgs::of(plugin, None, trust_native);
+    let loaded = subject.load_as_it_is().await?;
     let about = &loaded.description;
     let schema: serde_json::Value = serde_json::from_str(&about.config_schema).unwrap_or_default();
     if json {

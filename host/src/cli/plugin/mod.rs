@@ -53,8 +53,12 @@ enum PluginCommand {
     },
     /// Say what a plugin is: stage, capabilities, configuration, sha256
     Inspect {
-        /// Name of a bundled plugin, path of a component, or where one is: https://… or oci://…
+        /// Name of a bundled plugin, path of a component or a dynamic library, or where a component
+        /// is: https://… or oci://…
         plugin: String,
+        /// The file is a dynamic library, and may do anything that you may do
+        #[arg(long)]
+        trust_native: bool,
         /// Print it as JSON
         #[arg(long)]
         json: bool,
@@ -73,7 +77,11 @@ pub(super) async fn plugin(args: PluginArgs) -> Result<(), Failed> {
         PluginCommand::Bench(args) => bench::bench(args).await,
         PluginCommand::List => list().await,
         PluginCommand::Fetch { wanted, json } => fetch::fetch(&wanted, json).await,
-        PluginCommand::Inspect { plugin, json } => inspect::inspect(&plugin, json).await,
+        PluginCommand::Inspect {
+            plugin,
+            trust_native,
+            json,
+        } => inspect::inspect(&plugin, trust_native, json).await,
         PluginCommand::Stats(args) => stats::stats(&args),
         PluginCommand::Diff(args) => diff::diff(args).await,
     }

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Write},
     path::PathBuf,
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
@@ -42,12 +43,23 @@ pub(super) struct RunArgs {
     /// {"error": "no-answer", "message": …}
     #[arg(long, value_name = "FILE")]
     replies: Option<PathBuf>,
+    /// How long a component may compute over one record; a record that takes longer is tried once
+    /// more with four times the time. Recipes allow 30, or what their `limits` say
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    compute_seconds: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.parse().ok().filter(|seconds| *seconds > 0.0);
+    number
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "expected a number of seconds above 0, such as 2.5".to_owned())
 }
 
 pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
     let seeds = subject::seeds(args.seeds.as_deref())?;
     let replies = subject::replies(args.replies.as_deref())?;
-    let loaded = args.subject.load().await?;
+    let loaded = args.subject.load_within(args.compute_seconds).await?;
     if args.replies.is_none() && !loaded.description.capabilities.is_empty() {
         eprintln!(
             "note: {} uses {}; without --replies FILE every request fails",

@@ -1,6 +1,9 @@
 //! A plugin by itself, outside of any recipe: which one, configured how, given what.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -11,7 +14,7 @@ use super::{load_plugin, source_of};
 use crate::{
     cli::Failed,
     kit::{lines, script::Replies},
-    manifest::{Plugin, PluginSource},
+    manifest::{Limits, Plugin, PluginSource},
     plugin::{LoadError, Loaded},
     stages,
 };
@@ -55,6 +58,17 @@ impl SubjectArgs {
         Ok(loaded)
     }
 
+    /// The same, with so much time for one call.
+    pub(super) async fn load_within(&self, compute: Duration) -> Result<Loaded, Failed> {
+        let limits = Limits {
+            compute,
+            ..Limits::default()
+        };
+        let loaded = self.load_limited(&self.plugin, limits).await?;
+        accepts(&loaded).await?;
+        Ok(loaded)
+    }
+
     /// Loads the plugin, whatever it thinks of its configuration.
     pub(super) async fn load_as_it_is(&self) -> Result<Loaded, Failed> {
         self.load_other(&self.plugin).await
@@ -62,11 +76,16 @@ impl SubjectArgs {
 
     /// Loads another plugin under the same configuration.
     pub(super) async fn load_other(&self, plugin: &str) -> Result<Loaded, Failed> {
+        self.load_limited(plugin, Limits::default()).await
+    }
+
+    async fn load_limited(&self, plugin: &str, limits: Limits) -> Result<Loaded, Failed> {
         let source = source_of(plugin)?;
         let plugin = Plugin {
             native: self.trust_native
                 && matches!(&source, PluginSource::File(path) if path.extension() != Some("wasm".as_ref())),
             config: self.table()?,
+            limits,
             ..Plugin::alone(source)
         };
         load_plugin(plugin).await?.map_err(|error| {

@@ -3,8 +3,8 @@
 use pacos_plugin::{Description, Diagnostic, Severity};
 use serde_json::{Value, json};
 
-use super::{Check, Report, is_kebab_case};
-use crate::plugin::{CallError, Loaded, capability};
+use super::{Check, Report};
+use crate::plugin::{CallError, Loaded, capability, is_kebab_case};
 
 const NAME: Check = Check::new(
     "describe-name",

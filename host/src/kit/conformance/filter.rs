@@ -4,14 +4,14 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use pacos_plugin::{Candidate, CandidateId, Judged, Origin, Payload, Task, Verdict};
 
-use super::{Check, Report, corpus, is_kebab_case};
+use super::{Check, Report, corpus};
 use crate::{
     kit::{
         compare::differences,
         lines,
         script::{Asked, Replies, ScriptedCalls},
     },
-    plugin::{CallError, Instance, Loaded, check_verdicts},
+    plugin::{CallError, Instance, Loaded, check_verdicts, is_kebab_case},
 };
 
 const ANY_RECORD: Check = Check::new(

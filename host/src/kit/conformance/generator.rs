@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use pacos_plugin::{Example, Origin, Proposals, Task, Unit};
 
-use super::{Check, Report, corpus, is_kebab_case};
+use super::{Check, Report, corpus};
 use crate::{
     kit::{
         compare::differences,
         lines,
         script::{Asked, Replies, ScriptedCalls},
     },
-    plugin::{CallError, Instance, Loaded},
+    plugin::{CallError, Instance, Loaded, is_kebab_case},
 };
 
 const ANY_REPLY: Check = Check::new(

@@ -127,14 +127,3 @@ pub async fn check(plugin: &mut Loaded, seeds: &[Task]) -> Report {
     golden::check(plugin, &mut report).await;
     report
 }
-
-/// Lower-case words of letters and digits with hyphens between them, a letter first.
-fn is_kebab_case(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text.split('-').all(|word| {
-            !word.is_empty()
-                && word
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-        })
-}

@@ -15,6 +15,10 @@ use serde_json::{Map, Value};
 
 use super::{Outcome, Report, check, checks, plain_seeds};
 use crate::{
+    kit::{
+        Driver, Judging, lines,
+        script::{self, Replies},
+    },
     models::BoxFuture,
     plugin::{CallError, HostCalls, Instance, Loaded, Refusal, Stage},
 };
@@ -355,6 +359,65 @@ fn failed(report: &Report) -> Vec<&str> {
         .filter(|(_, outcome)| failed(outcome))
         .map(|(check, _)| check.name)
         .collect()
+}
+
+/// A driver of a mutant, without models.
+async fn driven<T>(
+    stage: Stage,
+    breaks: &'static str,
+    drive: impl AsyncFnOnce(Driver<'_>) -> T,
+) -> T {
+    let make = move || -> Box<dyn Instance> {
+        Box::new(Mutant {
+            breaks,
+            stage,
+            before: 0,
+            configured: false,
+            kept: Vec::new(),
+            calls: 0,
+        })
+    };
+    let plugin = Loaded::of(stage, make).await.expect("it describes itself");
+    let model = |_: &str, _: &Request, _: usize| Ok(script::reply("A task."));
+    drive(Driver {
+        plugin: &plugin,
+        seeds: &plain_seeds(),
+        replies: Arc::new(Replies::Made {
+            model,
+            server: |_| Err(Error::new("no-answer", "")),
+        }),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_run_refuses_the_codes_that_the_kit_refuses() {
+    let records: Vec<Candidate> =
+        lines::parse(r#"{"instruction": "Name a river.", "output": "Po"}"#)
+            .and_then(|line| lines::candidate(&line, 0))
+            .into_iter()
+            .collect();
+    let verdicts = driven(Stage::Filter, "filter-verdict-form", async |driver| {
+        Judging::new(driver).judge(&records).await
+    });
+    let told = verdicts.await.remove(0).unwrap_err();
+    assert_eq!(
+        (told.code(), told.to_string().as_str()),
+        (
+            "invalid-answer",
+            "its answer is not valid: a verdict has the code \"Not Kebab\"; codes are kebab-case, such as `too-short`"
+        )
+    );
+    let unit = lines::unit_number(0);
+    let proposals = driven(Stage::Generator, "generator-codes", async |driver| {
+        driver.unit(unit, Vec::new()).await
+    });
+    let told = proposals.await.unwrap_err();
+    assert_eq!(told.code(), "invalid-answer");
+    assert!(
+        told.to_string().contains("a reject has the code \"\""),
+        "{told}"
+    );
 }
 
 const STAGES: [Stage; 3] = [Stage::Generator, Stage::Filter, Stage::Evaluator];

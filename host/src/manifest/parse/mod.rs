@@ -182,6 +182,13 @@ fn sections(reader: &Reader<'_>, secrets: &[Secret], checks: &Checks<'_>) -> Opt
         }
     }
 
+    if let (Some(check), true) = (checks.plugin, reader.has_problems()) {
+        let plugins = generator.iter().map(|generator| &generator.plugin);
+        for plugin in plugins.chain(&filters).chain(&evaluators) {
+            plugins::configured(reader, plugin, check);
+        }
+    }
+
     Some(Recipe {
         document: document.clone(),
         name,

@@ -2,10 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use pacos_plugin::Severity;
+
 use super::{choice, existing_file, models::Roles};
 use crate::manifest::{
-    Generator, Limits, Plugin, PluginSource, Remote, RemoteError, ServerName, ServerNameError,
-    reader::{Key, Table, Zero, key, long_key},
+    Generator, Limits, Plugin, PluginSource, Problem, Remote, RemoteError, ServerName,
+    ServerNameError,
+    load::PluginCheck,
+    reader::{Key, Reader, Table, Zero, key, long_key},
     suggest::nearest,
 };
 
@@ -147,6 +151,24 @@ fn plugin(table: &Table<'_>, stage: Stage, roles: &Roles, trained: bool) -> Opti
         limits,
         config: config?,
     })
+}
+
+/// What a plugin has to say of its configuration. A dynamic library is not asked: none of its code
+/// runs for a manifest that is wrong.
+pub(super) fn configured(reader: &Reader<'_>, plugin: &Plugin, check: PluginCheck<'_>) {
+    if plugin.native {
+        return;
+    }
+    let table = format!("{}.config", plugin.path);
+    for diagnostic in check(plugin) {
+        if diagnostic.severity == Severity::Error {
+            reader.report(Problem::from_diagnostic(
+                reader.document,
+                &table,
+                &diagnostic,
+            ));
+        }
+    }
 }
 
 fn source(table: &Table<'_>, stage: Stage, written: &str) -> Option<PluginSource> {

@@ -109,7 +109,10 @@ impl WasiView for State {
 /// The compute limit was reached. Travels through wasmtime as the cause of a trap.
 #[derive(Debug, thiserror::Error)]
 #[error("out of compute time")]
-struct OutOfTime(Duration);
+struct OutOfTime {
+    limit: Duration,
+    patience: u32,
+}
 
 fn not_started(name: &str, error: &wasmtime::Error) -> LoadError {
     LoadError::Start {
@@ -266,7 +269,7 @@ impl WasmPlugin {
         store.limiter(|state| &mut state.bounds);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|context| match context.data().clock.passed() {
-            Some(limit) => Err(OutOfTime(limit).into()),
+            Some((limit, patience)) => Err(OutOfTime { limit, patience }.into()),
             None => Ok(UpdateDeadline::Yield(1)),
         });
         // Texts, lists, and what they cost in the host's memory. A guest can name one piece of its
@@ -310,8 +313,12 @@ const MOST_LAST_WORDS: usize = 1000;
 
 /// Reads what a trap was caused by.
 fn broken(store: &Store<State>, error: &wasmtime::Error) -> CallError {
-    if let Some(OutOfTime(limit)) = error.downcast_ref() {
-        return CallError::Timeout(*limit);
+    if let Some(&OutOfTime { limit, patience }) = error.downcast_ref() {
+        return CallError::Timeout {
+            limit,
+            patience,
+            places: backtrace::places(error),
+        };
     }
     if let Some(stop) = error.downcast_ref::<imports::Stopped>() {
         return CallError::Stopped(stop.0.clone());
@@ -416,7 +423,7 @@ impl WasmInstance {
         state.calls = calls;
         state.last_error = None;
         state.working = false;
-        state.clock.reset(self.compute * patience);
+        state.clock.reset(self.compute, patience);
         state.clock.clone()
     }
 

@@ -22,6 +22,8 @@ struct Reading {
     spent: Duration,
     running_since: Option<Instant>,
     limit: Duration,
+    /// How many times the limit this call may take.
+    patience: u32,
 }
 
 impl ComputeClock {
@@ -30,23 +32,27 @@ impl ComputeClock {
             spent: Duration::ZERO,
             running_since: None,
             limit,
+            patience: 1,
         })))
     }
 
     /// Begins a call.
-    pub(super) fn reset(&self, limit: Duration) {
+    pub(super) fn reset(&self, limit: Duration, patience: u32) {
         *self.read() = Reading {
             spent: Duration::ZERO,
             running_since: None,
             limit,
+            patience,
         };
     }
 
-    /// The limit, where it has been passed.
-    pub(super) fn passed(&self) -> Option<Duration> {
+    /// The limit and how many times it was given, where that has been passed.
+    pub(super) fn passed(&self) -> Option<(Duration, u32)> {
         let reading = self.read();
         let running = reading.running_since.map(|since| since.elapsed());
-        (reading.spent + running.unwrap_or_default() > reading.limit).then_some(reading.limit)
+        let (limit, patience) = (reading.limit, reading.patience);
+        (reading.spent + running.unwrap_or_default() > limit * patience)
+            .then_some((limit, patience))
     }
 
     /// What the call has computed.

@@ -107,10 +107,14 @@ impl Forecast {
         line(
             f,
             "generator",
-            &asking(&generation.plugin, &generation.asks),
+            &asking(&generation.plugin, &generation.asks, &generation.servers),
         )?;
         for filter in &self.filters {
-            line(f, "filter", &asking(&filter.plugin, &filter.asks))?;
+            line(
+                f,
+                "filter",
+                &asking(&filter.plugin, &filter.asks, &filter.servers),
+            )?;
         }
         line(f, "examples wanted", &grouped(generation.target))?;
         if let Some(done) = &generation.done {
@@ -241,10 +245,14 @@ fn notes(f: &mut fmt::Formatter<'_>, heading: &str, sentences: &[String]) -> fmt
     Ok(())
 }
 
-fn asking(plugin: &str, roles: &[String]) -> String {
-    match roles {
-        [] => format!("{plugin}, asks no model"),
-        roles => format!("{plugin}, asks {}", roles.join(" and ")),
+/// Whom a plugin asks. Servers it may ask: that it does is known when it runs.
+fn asking(plugin: &str, roles: &[String], servers: &[String]) -> String {
+    let (models, servers) = (roles.join(" and "), servers.join(" and "));
+    match (models.is_empty(), servers.is_empty()) {
+        (true, true) => format!("{plugin}, asks no model and no server"),
+        (false, true) => format!("{plugin}, asks {models}"),
+        (true, false) => format!("{plugin}, may ask {servers}"),
+        (false, false) => format!("{plugin}, asks {models}, and may ask {servers}"),
     }
 }
 
@@ -335,7 +343,8 @@ impl fmt::Display for Forecast {
                 line(f, "answers", &format!("of {roles}; {most} tokens at most"))?;
             }
             for evaluator in &evaluation.evaluators {
-                line(f, "evaluator", &asking(&evaluator.plugin, &evaluator.asks))?;
+                let asking = asking(&evaluator.plugin, &evaluator.asks, &evaluator.servers);
+                line(f, "evaluator", &asking)?;
             }
         }
         self.write_requests(f)?;

@@ -56,6 +56,8 @@ pub struct Evaluator {
     pub plugin: String,
     /// The roles that it asks.
     pub asks: Vec<String>,
+    /// The servers that it may ask.
+    pub servers: Vec<String>,
     /// All of its requests; absent where it failed before it asked. Expected ones show answers as
     /// long as the reference answers and get replies of full length.
     pub load: Option<Load>,
@@ -114,6 +116,7 @@ pub(super) async fn evaluation(
         evaluators.push(Evaluator {
             plugin: evaluator.title(),
             asks: rehearsal::roles_of(evaluator).map(str::to_owned).collect(),
+            servers: rehearsal::servers_of(evaluator),
             load,
         });
     }

@@ -19,6 +19,8 @@ pub struct Generation {
     pub plugin: String,
     /// The roles that it asks.
     pub asks: Vec<String>,
+    /// The servers that it may ask.
+    pub servers: Vec<String>,
     /// Accepted examples wanted.
     pub target: u64,
     /// Accepted examples of a unit.
@@ -78,6 +80,8 @@ pub struct Filter {
     pub plugin: String,
     /// The roles that it asks about each candidate.
     pub asks: Vec<String>,
+    /// The servers that it may ask.
+    pub servers: Vec<String>,
     /// What that comes to, where the run so far has measured it.
     pub in_all: Option<Load>,
 }
@@ -200,6 +204,7 @@ pub(super) async fn generation(
             .zip(units_to_go)
             .map(|(seconds, units)| seconds * units as f64),
         asks,
+        servers: rehearsal::servers_of(&prepared.generator),
     }
 }
 
@@ -235,6 +240,7 @@ pub(super) fn filters(
             Filter {
                 plugin: filter.title(),
                 asks,
+                servers: rehearsal::servers_of(filter),
                 in_all,
             }
         })

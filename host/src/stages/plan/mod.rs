@@ -139,10 +139,7 @@ pub async fn forecast(prepared: &Prepared, dir: Option<&Path>) -> Result<Forecas
     };
     remarks.extend(unusable);
     for plugin in prepared.generation().chain(&prepared.evaluators) {
-        let granted = plugin.recipe.grant.iter();
-        let servers: Vec<&str> = granted
-            .filter_map(|capability| capability.strip_prefix("http:"))
-            .collect();
+        let servers = rehearsal::servers_of(plugin);
         if !servers.is_empty() {
             remarks.push(format!(
                 "{} may ask {} over HTTP: how often is known when it runs, and is not in the sums",

@@ -114,6 +114,13 @@ pub(super) fn roles_of(plugin: &Loaded) -> impl Iterator<Item = &str> {
     capabilities.filter_map(|capability| capability.strip_prefix("models:"))
 }
 
+/// The servers that a plugin is granted.
+pub(super) fn servers_of(plugin: &Loaded) -> Vec<String> {
+    let granted = plugin.recipe.grant.iter();
+    let servers = granted.filter_map(|capability| capability.strip_prefix("http:"));
+    servers.map(str::to_owned).collect()
+}
+
 impl HostCalls for Rehearsal {
     fn describe_model(&self, role: &str) -> Result<ModelDescription, Refusal> {
         Ok(self.model(role)?.description.clone())

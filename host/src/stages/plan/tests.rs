@@ -180,6 +180,7 @@ fn a_plan_reads_as_a_table() {
     let generation = Generation {
         plugin: "self-instruct 0.1.0".into(),
         asks: vec!["teacher".into()],
+        servers: Vec::new(),
         target: 10_000,
         examples_a_unit: Some(10.0),
         standard_error: None,
@@ -207,11 +208,20 @@ fn a_plan_reads_as_a_table() {
             }),
             context_length: None,
         }],
-        filters: vec![Filter {
-            plugin: "rouge-l 0.1.0".into(),
-            asks: Vec::new(),
-            in_all: None,
-        }],
+        filters: vec![
+            Filter {
+                plugin: "rouge-l 0.1.0".into(),
+                asks: Vec::new(),
+                servers: Vec::new(),
+                in_all: None,
+            },
+            Filter {
+                plugin: "facts 0.1.0".into(),
+                asks: Vec::new(),
+                servers: vec!["facts.example.com".into()],
+                in_all: None,
+            },
+        ],
         training: None,
         evaluation: None,
         in_all: generation.in_all,
@@ -235,7 +245,8 @@ models
 
 generation
   generator                      self-instruct 0.1.0, asks teacher
-  filter                         rouge-l 0.1.0, asks no model
+  filter                         rouge-l 0.1.0, asks no model and no server
+  filter                         facts 0.1.0, may ask facts.example.com
   examples wanted                10,000
   examples a unit                10, as the manifest expects
   units                          1,000
