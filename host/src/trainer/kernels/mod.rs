@@ -8,6 +8,8 @@ mod adamw;
 mod attention;
 mod cross_entropy;
 mod matmul;
+#[cfg(test)]
+mod matmul_bf16;
 mod rms_norm;
 mod rope;
 mod rows;

@@ -1,0 +1,282 @@
+//! Matrix products whose operands are rounded to bf16 and whose sums are f32.
+//!
+//! Operands are f32 in memory and are rounded, to nearest even, while blocks of them are packed.
+//! Where the processor has AVX-512 BF16, one instruction then multiplies and adds 32 pairs; elsewhere
+//! the rounded operands go through [`super::matmul::matmul`], which gives the same products and adds
+//! them in another order. Subnormal elements count as zero on both ways, as that instruction has it.
+//!
+//! Each element of the result is summed in an order that depends on the depth of the product alone: not
+//! on the number of threads, nor on the other rows and columns.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use super::matmul::{Matrix, MatrixMut, matmul as matmul_f32};
+
+/// `out = factor · a b`, or `out += factor · a b` where `accumulate` is set, with the elements of `a`
+/// and `b` rounded to bf16.
+///
+/// Runs on all threads of the current rayon pool if `parallel`, else on the calling one.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(in crate::trainer) fn matmul(
+    out: MatrixMut<'_>,
+    accumulate: bool,
+    factor: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    parallel: bool,
+) {
+    assert_eq!(
+        (a.rows, a.cols, b.cols),
+        (out.rows, b.rows, out.cols),
+        "shapes of a matrix product"
+    );
+    #[cfg(target_arch = "x86_64")]
+    if let Some(avx512) = avx512::Bf16::detect() {
+        return avx512.matmul(out, accumulate, factor, a, b, parallel);
+    }
+    rounded(out, accumulate, factor, a, b, parallel);
+}
+
+/// The instruction set that products use on this machine: part of a run's numeric path.
+pub(in crate::trainer) fn instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if avx512::Bf16::detect().is_some() {
+        return "x86-64 avx512bf16";
+    }
+    super::matmul::instructions()
+}
+
+/// The product without instructions of its own: rounded copies, multiplied in f32.
+fn rounded(
+    out: MatrixMut<'_>,
+    accumulate: bool,
+    factor: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    parallel: bool,
+) {
+    let copy = |matrix: Matrix<'_>| -> Vec<f32> {
+        let row = |row| {
+            (0..matrix.cols).map(move |col| {
+                round(matrix.data[row * matrix.row_stride + col * matrix.col_stride])
+            })
+        };
+        (0..matrix.rows).flat_map(row).collect()
+    };
+    let (a_rounded, b_rounded) = (copy(a), copy(b));
+    matmul_f32(
+        out,
+        accumulate,
+        factor,
+        Matrix::new(&a_rounded, a.rows, a.cols),
+        Matrix::new(&b_rounded, b.rows, b.cols),
+        parallel,
+    );
+}
+
+/// The bf16 number nearest to `value`, of two the one with an even last digit.
+fn round(value: f32) -> f32 {
+    if value.is_subnormal() {
+        return 0.0f32.copysign(value);
+    }
+    half::bf16::from_f32(value).to_f32()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers between -1 and 1, most of which bf16 has not.
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    /// `[rows, cols]`, stored as it is or as its transpose.
+    fn matrix(data: &[f32], rows: usize, cols: usize, transposed: bool) -> Matrix<'_> {
+        match transposed {
+            true => Matrix::new(data, cols, rows).t(),
+            false => Matrix::new(data, rows, cols),
+        }
+    }
+
+    type Product = fn(MatrixMut<'_>, bool, f32, Matrix<'_>, Matrix<'_>, bool);
+
+    /// Both ways on this machine: that of its instructions, and the one that needs none.
+    const WAYS: [(&str, Product); 2] = [("matmul", matmul), ("rounded", rounded)];
+
+    /// Beyond one panel, one block and one depth, by more and by less than a register.
+    const SHAPES: [[usize; 3]; 8] = [
+        [1, 1, 1],
+        [7, 3, 47],
+        [9, 33, 49],
+        [16, 48, 48],
+        [20, 769, 100],
+        [17, 70, 780],
+        [270, 40, 33],
+        [40, 1601, 5],
+    ];
+
+    #[test]
+    fn products_are_those_of_rounded_operands() {
+        for [rows, depth, cols] in SHAPES {
+            let (a, b) = (numbers(rows * depth, 1), numbers(depth * cols, 2));
+            let before = numbers(rows * cols, 3);
+            for case in 0..16 {
+                let [a_transposed, b_transposed, accumulate, parallel] =
+                    [1, 2, 4, 8].map(|bit| case & bit != 0);
+                let a = matrix(&a, rows, depth, a_transposed);
+                let b = matrix(&b, depth, cols, b_transposed);
+                let exact = |row: usize, col: usize| {
+                    let product = |place: usize| {
+                        let a = a.data[row * a.row_stride + place * a.col_stride];
+                        let b = b.data[place * b.row_stride + col * b.col_stride];
+                        half::bf16::from_f32(a).to_f64() * half::bf16::from_f32(b).to_f64()
+                    };
+                    let sum: f64 = (0..depth).map(product).sum();
+                    let before = f64::from(before[row * cols + col]);
+                    0.5 * sum + if accumulate { before } else { 0.0 }
+                };
+                for (name, product) in WAYS {
+                    let mut out = before.clone();
+                    let to = MatrixMut::new(&mut out, rows, cols);
+                    product(to, accumulate, 0.5, a, b, parallel);
+                    // Each of `depth` additions may be off by half a unit in the last place of a sum
+                    // that is no larger than the depth.
+                    let bound = (depth as f64 * f64::from(f32::EPSILON)).max(1e-6);
+                    for (at, &got) in out.iter().enumerate() {
+                        let expected = exact(at / cols, at % cols);
+                        assert!(
+                            (f64::from(got) - expected).abs() <= bound,
+                            "{name} [{rows}, {depth}, {cols}], case {case}, element {at}: {got}, {expected}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn threads_and_neighbours_change_no_bit() {
+        let [rows, depth, cols] = [150, 900, 170];
+        let (a, b) = (numbers(rows * depth, 1), numbers(depth * cols, 2));
+        let (a, b) = (Matrix::new(&a, rows, depth), Matrix::new(&b, depth, cols));
+        let in_pool = |threads: usize| {
+            let mut out = vec![0.0; rows * cols];
+            let to = MatrixMut::new(&mut out, rows, cols);
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .expect("threads")
+                .install(|| matmul(to, false, 1.0, a, b, true));
+            out
+        };
+        let alone = in_pool(1);
+        for threads in [2, 3, 6, 16] {
+            assert!(in_pool(threads) == alone, "{threads} threads");
+        }
+        // One row, and a stretch of columns, as among all others.
+        let row = Matrix::new(&a.data[77 * depth..][..depth], 1, depth);
+        let mut out = [0.0; 50];
+        let to = MatrixMut::new(&mut out, 1, 50);
+        matmul(to, false, 1.0, row, b.columns(60..110), false);
+        assert_eq!(out[..], alone[77 * cols + 60..][..50]);
+    }
+
+    #[test]
+    fn operands_are_rounded_alike_with_and_without_instructions() {
+        let unit = 2.0f32.powi(-8);
+        let cases = [
+            (1.0, 1.0),
+            // Halfway between two numbers of bf16: to the even one, down here and up there.
+            (1.0 + unit, 1.0),
+            (1.0 + 3.0 * unit, 1.0 + 4.0 * unit),
+            (-1.0 - unit * 1.01, -1.0 - 2.0 * unit),
+            (1.0 + unit * 0.99, 1.0),
+            (f32::MAX, f32::INFINITY),
+            (f32::MIN_POSITIVE, f32::MIN_POSITIVE),
+            (f32::MIN_POSITIVE * 0.999, 0.0),
+        ];
+        for (value, expected) in cases {
+            for (name, product) in WAYS {
+                let mut out = [0.0];
+                let (a, b) = ([value], [1.0]);
+                let (a, b) = (Matrix::new(&a, 1, 1), Matrix::new(&b, 1, 1));
+                product(MatrixMut::new(&mut out, 1, 1), false, 1.0, a, b, false);
+                assert_eq!(out, [expected], "{name} of {value:e}");
+            }
+        }
+        for (name, product) in WAYS {
+            let mut out = [0.0];
+            let (a, b) = ([f32::NAN], [1.0]);
+            let (a, b) = (Matrix::new(&a, 1, 1), Matrix::new(&b, 1, 1));
+            product(MatrixMut::new(&mut out, 1, 1), false, 1.0, a, b, false);
+            assert!(out[0].is_nan(), "{name}");
+        }
+    }
+
+    #[test]
+    fn columns_and_any_strides_are_read_and_columns_written_alone() {
+        let data = numbers(6 * 8, 1);
+        // Every second column of three rows.
+        let a = Matrix {
+            data: &data,
+            rows: 3,
+            cols: 4,
+            row_stride: 8,
+            col_stride: 2,
+        };
+        let gathered: Vec<f32> = (0..12).map(|at| data[at / 4 * 8 + at % 4 * 2]).collect();
+        let b = Matrix::new(&data[..40], 5, 8).columns(3..7).t();
+        let mut expected = vec![9.0; 3 * 7];
+        let to = MatrixMut::new(&mut expected, 3, 7).columns(1..6);
+        rounded(to, false, 1.0, Matrix::new(&gathered, 3, 4), b, false);
+        for (name, product) in WAYS {
+            let mut out = vec![9.0; 3 * 7];
+            let to = MatrixMut::new(&mut out, 3, 7).columns(1..6);
+            product(to, false, 1.0, a, b, false);
+            for (at, (got, expected)) in out.iter().zip(&expected).enumerate() {
+                let bound = if (1..6).contains(&(at % 7)) {
+                    1e-6
+                } else {
+                    0.0
+                };
+                assert!(
+                    (got - expected).abs() <= bound,
+                    "{name} at {at}: {got}, {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_sum_is_zero() {
+        let (a, b) = (Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3));
+        for (name, product) in WAYS {
+            let mut out = [4.0; 6];
+            product(MatrixMut::new(&mut out, 2, 3), true, 1.0, a, b, true);
+            assert_eq!(out, [4.0; 6], "{name}");
+            product(MatrixMut::new(&mut out, 2, 3), false, 1.0, a, b, true);
+            assert_eq!(out, [0.0; 6], "{name}");
+        }
+    }
+
+    #[test]
+    fn the_way_taken_is_named() {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512bf16") {
+            assert_eq!(instructions(), "x86-64 avx512bf16");
+            return;
+        }
+        assert_eq!(instructions(), super::super::matmul::instructions());
+    }
+}
