@@ -22,7 +22,7 @@ use pacos::{
     trainer::{
         TrainConfig,
         batches::{Batches, pack},
-        config::TemplateName,
+        config::{TemplateName, TrainDtype},
         engine::{Capacity, Engine, Recompute},
         micro_batch::MicroBatch,
         operations::CpuOperations,
@@ -94,8 +94,13 @@ fn main() {
             recompute: Recompute::Nothing,
             lora_rank: 0,
         };
-        let engine = Engine::new(&model.config, Box::new(CpuOperations), buffers, &device)
-            .expect("the buffers fit into memory");
+        let engine = Engine::new(
+            &model.config,
+            Box::new(CpuOperations::new(TrainDtype::F32)),
+            buffers,
+            &device,
+        )
+        .expect("the buffers fit into memory");
         compare(&rows, &config, capacity, &engine, &student, &prefixes);
     }
 }

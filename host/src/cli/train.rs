@@ -154,7 +154,7 @@ fn of_dataset(args: &TrainArgs) -> Result<Subject, Failed> {
                 "`--set {set}` is no setting of the trainer; write --set trainer.epochs=1"
             ))
         })?;
-        table.insert(key, value);
+        place(&mut table, &key, value);
     }
     let config = TrainConfig::from_table(&table).map_err(|problems| {
         TrainAloneError::from(TrainStageError::from(TrainError::Config(problems)))
@@ -170,6 +170,21 @@ fn of_dataset(args: &TrainArgs) -> Result<Subject, Failed> {
         config,
         data,
     })
+}
+
+/// Lays a value in a table, or in one of its tables where the key is dotted.
+fn place(table: &mut Map<String, Value>, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            table.insert(key.to_owned(), value);
+        }
+        Some((first, rest)) => {
+            let inner = table.entry(first).or_insert_with(|| json!({}));
+            if let Some(inner) = inner.as_object_mut() {
+                place(inner, rest, value);
+            }
+        }
+    }
 }
 
 /// `trainer.KEY=VALUE`, the value as TOML reads it; what it cannot read is a text.

@@ -115,6 +115,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::trainer::config::TrainDtype;
     use crate::trainer::operations::{ComposedOperations, CpuOperations};
     use crate::trainer::testing::tiny_config;
 
@@ -129,7 +130,8 @@ mod tests {
             epsilon: 1e-8,
             weight_decay: 0.1,
         };
-        let each: [&dyn Operations; 2] = [&CpuOperations, &ComposedOperations];
+        let each: [&dyn Operations; 2] =
+            [&CpuOperations::new(TrainDtype::F32), &ComposedOperations];
         for operations in each {
             let mut weights = ParameterSet::zeros(&tiny_config(true), &device).unwrap();
             let mut gradients = weights.zeros_like().unwrap();

@@ -60,7 +60,7 @@ pub struct TrainConfig {
     pub keep_checkpoints: usize,
     /// How an example becomes a prompt and an answer.
     pub template: TemplateName,
-    /// Number format of weights, gradients and optimizer state.
+    /// Number format of the arithmetic.
     pub dtype: TrainDtype,
     /// Adapters to be trained in place of the model's own weights.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,6 +164,11 @@ pub enum TrainDtype {
     /// 32-bit floating point throughout.
     #[serde(alias = "float32")]
     F32,
+    /// Mixed precision: the matrix products of the layers and the head round their operands to bf16 and
+    /// add in f32; weights, gradients, optimizer state and everything else are f32, as under PyTorch's
+    /// autocast. So no update is lost to rounding.
+    #[serde(alias = "bfloat16")]
+    Bf16,
 }
 
 /// One setting that cannot be used.

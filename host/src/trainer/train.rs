@@ -152,7 +152,7 @@ pub fn train(
     let total_steps = batches.total_steps();
 
     let device = Device::Cpu;
-    let operations = Box::new(CpuOperations);
+    let operations = Box::new(CpuOperations::new(job.config.dtype));
     let layout = match &job.config.lora {
         Some(lora) => ParameterSet::of_shapes(lora.shapes(job.model), &device)?,
         None => ParameterSet::zeros(job.model, &device)?,

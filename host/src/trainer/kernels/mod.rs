@@ -8,8 +8,7 @@ mod adamw;
 mod attention;
 mod cross_entropy;
 mod matmul;
-#[cfg(test)]
-mod matmul_bf16;
+pub(super) mod matmul_bf16;
 mod rms_norm;
 mod rope;
 mod rows;

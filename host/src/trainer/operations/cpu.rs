@@ -11,19 +11,40 @@ use rayon::prelude::*;
 use super::{
     AdamWNumbers, AdamWTensors, AttentionSaved, Operations, Output, RmsNormSaved, Rotation,
 };
+use crate::trainer::config::TrainDtype;
 use crate::trainer::kernels::{self, AttentionShape, Matrix, MatrixMut};
 use crate::trainer::micro_batch::Segment;
 
 /// Elements of one task; fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 1 << 16;
 
-/// Fused kernels in f32, on the rayon pool that they are called in.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CpuOperations;
+/// Fused kernels, on the rayon pool that they are called in.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuOperations {
+    dtype: TrainDtype,
+}
+
+impl CpuOperations {
+    /// Products of operands in a number format; all else is f32.
+    pub fn new(dtype: TrainDtype) -> Self {
+        Self { dtype }
+    }
+
+    /// The instruction set that products use on this machine: part of a run's numeric path.
+    pub fn instructions(self) -> &'static str {
+        match self.dtype {
+            TrainDtype::F32 => kernels::instructions(),
+            TrainDtype::Bf16 => kernels::matmul_bf16::instructions(),
+        }
+    }
+}
 
 impl Operations for CpuOperations {
     fn name(&self) -> &'static str {
-        "cpu-f32-1"
+        match self.dtype {
+            TrainDtype::F32 => "cpu-f32-1",
+            TrainDtype::Bf16 => "cpu-bf16-1",
+        }
     }
 
     fn matmul(&self, out: Output<'_>, a: &Tensor, b: &Tensor) -> Result<()> {
@@ -41,7 +62,11 @@ impl Operations for CpuOperations {
         let (a, b) = (a_data.matrix()?, b_data.matrix()?);
         write(out.tensor, |y| {
             let y = MatrixMut::new(y, rows, width).columns(columns);
-            kernels::matmul(y, out.accumulate, out.factor, a, b, true);
+            let matmul = match self.dtype {
+                TrainDtype::F32 => kernels::matmul,
+                TrainDtype::Bf16 => kernels::matmul_bf16::matmul,
+            };
+            matmul(y, out.accumulate, out.factor, a, b, true);
             Ok(())
         })
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use candle_core::{Device, Result, Tensor};
 
 use super::*;
+use crate::trainer::config::TrainDtype;
 use crate::trainer::testing::SplitMix64;
 
 /// Made-up tensors, and the results of one implementation.
@@ -42,7 +43,7 @@ fn twins_agree(run: impl Fn(&mut Bench) -> Result<Vec<Tensor>>) {
         });
         numbers.collect::<Vec<_>>()
     };
-    let fused = results(Box::new(CpuOperations));
+    let fused = results(Box::new(CpuOperations::new(TrainDtype::F32)));
     let composed = results(Box::new(ComposedOperations));
     assert_eq!(fused.len(), composed.len());
     for (which, (fused, composed)) in fused.iter().zip(&composed).enumerate() {

@@ -6,8 +6,7 @@ use sha2::{Digest, Sha256};
 use super::{TrainError, TrainJob};
 use crate::trainer::checkpoint::{CheckpointState, NumericPath, RunIdentity, hex};
 use crate::trainer::config::TrainDtype;
-use crate::trainer::kernels::instructions;
-use crate::trainer::operations::Operations;
+use crate::trainer::operations::{CpuOperations, Operations};
 use crate::trainer::prefixes::SharedPrefixes;
 
 /// Refuses what cannot be trained before anything is written.
@@ -73,15 +72,16 @@ pub(super) fn identity(job: &TrainJob<'_>) -> RunIdentity {
 }
 
 /// How a fresh run computes on this machine.
-pub(super) fn numeric_path(job: &TrainJob<'_>, operations: &dyn Operations) -> NumericPath {
+pub(super) fn numeric_path(job: &TrainJob<'_>, operations: &CpuOperations) -> NumericPath {
     let all = || std::thread::available_parallelism().map_or(1, usize::from);
     NumericPath {
         engine: operations.name().to_owned(),
         dtype: match job.config.dtype {
             TrainDtype::F32 => "f32".to_owned(),
+            TrainDtype::Bf16 => "bf16".to_owned(),
         },
         threads: if job.threads == 0 { all() } else { job.threads },
-        instructions: instructions().to_owned(),
+        instructions: operations.instructions().to_owned(),
         micro_batch_tokens: job.split.micro_batch_tokens,
         shared_prefixes: match job.config.share_prefixes {
             true => SharedPrefixes::of(job.rows),
