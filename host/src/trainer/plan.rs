@@ -83,8 +83,13 @@ pub struct Split {
 
 impl Split {
     /// What the settings leave open, chosen: the quickest split that fits into the memory that there
-    /// is, or else the smallest.
-    pub fn choose(model: &LlamaConfig, config: &TrainConfig, available_bytes: Option<u64>) -> Self {
+    /// is, or else the smallest. No micro-batch has room for more than a step of the longest rows.
+    pub fn choose(
+        model: &LlamaConfig,
+        config: &TrainConfig,
+        longest_row: usize,
+        available_bytes: Option<u64>,
+    ) -> Self {
         let sizes = match config.micro_batch_tokens {
             MicroBatchTokens::Tokens(tokens) => vec![tokens],
             MicroBatchTokens::Auto => {
@@ -189,7 +194,9 @@ pub fn plan(
     let examples_seen = whole_epochs * examples as u64 + rest.min(examples as u64);
     let tokens = (examples_seen as f64 * mean_tokens).round() as u64;
 
-    let split = Split::choose(model, config, available_bytes);
+    let longest = rows.map(|rows| rows.iter().map(Row::input_tokens).max().unwrap_or(0));
+    let longest = longest.unwrap_or(config.max_seq_len);
+    let split = Split::choose(model, config, longest, available_bytes);
     let memory = memory_of(model, config, split);
     let parameters = model.parameter_count();
     let trained = config
@@ -497,7 +504,7 @@ mod tests {
         let model = llama_7b();
         let config = TrainConfig::default();
         let choice = |gigabytes: u64| {
-            let split = Split::choose(&model, &config, Some(gigabytes * 1_000_000_000));
+            let split = Split::choose(&model, &config, 512, Some(gigabytes * 1_000_000_000));
             (split.micro_batch_tokens, split.recompute)
         };
         // 107.8 GB of state; the planner fills four fifths.
@@ -509,12 +516,17 @@ mod tests {
         assert_eq!(choice(140), (512, Recompute::Elementwise));
         assert_eq!(choice(138), (2048, Recompute::Layers));
         assert_eq!(choice(100), (512, Recompute::Layers));
+        // A step of 128 short rows is no more than 1,280 tokens.
+        assert_eq!(
+            Split::choose(&model, &config, 10, None).micro_batch_tokens,
+            1280
+        );
         let given = TrainConfig {
             micro_batch_tokens: MicroBatchTokens::Tokens(4096),
             recompute: RecomputeSetting::None,
             ..TrainConfig::default()
         };
-        let split = Split::choose(&model, &given, Some(1));
+        let split = Split::choose(&model, &given, 512, Some(1));
         assert_eq!(
             (split.micro_batch_tokens, split.recompute),
             (4096, Recompute::Nothing)

@@ -68,7 +68,7 @@ impl Run {
             held_out: &self.held_out,
             dir: self.dir.path(),
             cancel,
-            split: Split::choose(&self.model, &self.config, None),
+            split: Split::choose(&self.model, &self.config, 32, None),
             threads: self.threads,
         };
         train(&job, weights, observer)
