@@ -475,6 +475,46 @@ fn a_plan_names_the_servers_that_may_be_asked() {
     assert_eq!(facts.server.count(), 0);
 }
 
+#[test]
+fn filters_that_ask_are_compared_by_what_the_run_was_told() {
+    let facts = Facts::new(&plugin(), "");
+    let dir = facts.bench.dir("run");
+    succeeds(&mut facts.bench.run(&dir));
+    let asked = facts.server.count();
+    let judged = query(&dir, "SELECT count(*) FROM verdicts WHERE filter = 1");
+    let diff = |url: &str| -> serde_json::Value {
+        let config = format!("url = \"http://{}/{url}\"", facts.name());
+        let mut command = pacos();
+        command
+            .args(["plugin", "diff", "filters.1"])
+            .arg(component());
+        command.args(["--config-b", &config, "--json", "--run"]);
+        serde_json::from_str(&succeeds(command.arg(&dir))).expect("it is JSON")
+    };
+    let count = |said: &serde_json::Value, key: &str| said[key].as_array().map_or(0, Vec::len);
+    // The same filter says the same of every candidate.
+    let same = diff("facts?letter={}");
+    let kept = query(
+        &dir,
+        "SELECT count(*) FROM verdicts WHERE filter = 1 AND decision = 'keep'",
+    );
+    assert_eq!(same["both_keep"], kept, "{same}");
+    assert_eq!(same["both_drop"], judged - kept, "{same}");
+    assert_eq!(count(&same, "broken"), 0, "{same}");
+    // One that asks something else is not guessed at.
+    let other = diff("other?letter={}");
+    assert_eq!(count(&other, "broken") as i64, judged, "{other}");
+    let reason = other["broken"][0]["b"]["error"]
+        .as_str()
+        .unwrap_or_default();
+    let told = format!(
+        "the run has no response of {} to what it asks about this record (not-recorded)",
+        facts.name()
+    );
+    assert_eq!(reason, told);
+    assert_eq!(facts.server.count(), asked);
+}
+
 /// A code that is none makes the verdict one that is refused, so that the record is tried again.
 #[test]
 fn a_second_try_hears_what_the_first_one_heard() {

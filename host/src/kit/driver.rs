@@ -120,7 +120,8 @@ impl Surroundings for Scripted<'_> {
             *last = (records, Arc::default());
         }
         // A second try hears what the first one heard, as it does in a run.
-        Arc::new(self.driver.calls().again(&last.1))
+        let calls = self.driver.calls().again(&last.1);
+        Arc::new(calls.about(batch.first().map_or(0, |record| record.seed)))
     }
 
     fn history(&self) -> Result<Vec<Judged>, CallError> {
