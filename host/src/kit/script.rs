@@ -34,6 +34,10 @@ pub enum Scripted {
     Failure(Error),
 }
 
+/// What the requests of a call were answered, in order; shared with a call that is the same one
+/// again.
+pub type Answered = Arc<Mutex<Vec<Scripted>>>;
+
 /// What a plugin asked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Asked {
@@ -141,9 +145,7 @@ pub struct ScriptedCalls {
     accepted: Vec<Example>,
     /// Of the record that the call is about.
     seed: u64,
-    /// What the requests of this call were answered, in order; shared with a call that is the same
-    /// one again.
-    answered: Arc<Mutex<Vec<Scripted>>>,
+    answered: Answered,
     asked: Mutex<Vec<Asked>>,
     denied: Mutex<Vec<String>>,
     reads: Mutex<Vec<(u64, u32)>>,
@@ -182,7 +184,7 @@ impl ScriptedCalls {
 
     /// Makes it the same call as an earlier one: what was answered there is answered here.
     #[must_use]
-    pub fn again(mut self, answered: &Arc<Mutex<Vec<Scripted>>>) -> Self {
+    pub fn again(mut self, answered: &Answered) -> Self {
         self.answered = answered.clone();
         self
     }
