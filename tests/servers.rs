@@ -338,23 +338,73 @@ fn verdicts(dir: &Path, condition: &str) -> String {
     )
 }
 
+/// A recipe whose second filter asks a server, within limits, and whose third one remembers, so
+/// that it is rebuilt.
+fn limited(server: &Server, limits: &str) -> Recipe {
+    let port = server.address().port();
+    let mut recipe = recipe(
+        &format!("{}\n{limits}", plugin()),
+        &format!("\"http:localhost:{port}\""),
+        &format!("http://localhost:{port}/facts?letter={{}}"),
+        "",
+    );
+    recipe.filters += "\n\n[[filters]]\nplugin = \"rouge-l\"";
+    recipe.rest = "max_quarantined = 1000".into();
+    recipe
+}
+
+/// Copies a run's folder.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("it is new");
+    for entry in std::fs::read_dir(from).expect("it can be listed") {
+        let path = entry.expect("it can be listed").path();
+        let target = to.join(path.file_name().expect("files have names"));
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => {
+                std::fs::copy(&path, &target).expect("it can be copied");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_kill_while_what_was_put_aside_is_judged_changes_nothing() {
+    let server = Server::start(facts).expect("a loopback port");
+    let bench = Bench::new(
+        alpaca_teacher(),
+        &limited(&server, "limits = { requests = 3 }"),
+    );
+    let short = bench.dir("short");
+    succeeds(bench.run(&short).args(["--limit", "3"]));
+    bench.write(&limited(&server, ""));
+    let whole = bench.dir("whole");
+    copy(&short, &whole);
+    succeeds(&mut bench.run(&whole));
+    for point in [
+        "late-verdicts:before-commit@1",
+        "late-verdicts:before-commit@2",
+        "late-verdicts:after-commit@1",
+        "late-verdicts:after-commit@3",
+    ] {
+        let dir = bench.dir(&point.replace([':', '@'], "-"));
+        copy(&short, &dir);
+        let killed = bench.run(&dir).env("PACOS_CRASH_AT", point).output();
+        let killed = killed.expect("the command starts");
+        assert!(!killed.status.success(), "{point} was never passed");
+        succeeds(&mut bench.run(&dir));
+        assert!(
+            dataset(&dir) == dataset(&whole),
+            "{point}: the dataset is another"
+        );
+        assert_eq!(verdicts(&dir, "filter = 2"), verdicts(&whole, "filter = 2"));
+    }
+}
+
 #[test]
 fn what_was_put_aside_for_want_of_requests_is_judged_once_there_are_more() {
     let server = Server::start(facts).expect("a loopback port");
-    let port = server.address().port();
-    let with = |limits: &str| {
-        let source = format!("{}\n{limits}", plugin());
-        let mut recipe = recipe(
-            &source,
-            &format!("\"http:localhost:{port}\""),
-            &format!("http://localhost:{port}/facts?letter={{}}"),
-            "",
-        );
-        // It remembers, so that it is rebuilt.
-        recipe.filters += "\n\n[[filters]]\nplugin = \"rouge-l\"";
-        recipe.rest = "max_quarantined = 1000".into();
-        recipe
-    };
+    let with = |limits: &str| limited(&server, limits);
     let bench = Bench::new(alpaca_teacher(), &with("limits = { requests = 3 }"));
     let (dir, free) = (bench.dir("run"), bench.dir("free"));
     let told = command_output(bench.run(&dir).args(["--limit", "2"]));
