@@ -196,6 +196,54 @@ fn a_judge_whose_words_cannot_be_read_is_named_with_what_to_do() {
 }
 
 #[test]
+fn tasks_that_were_not_judged_for_want_of_requests_are_judged_once_there_are_more() {
+    let table = "config = { pairs = [[\"student\", \"student.base\"]] }";
+    let bench = bench(
+        good_judge(),
+        &format!("{table}\nlimits = {{ requests = 10 }}"),
+    );
+    let dir = bench.dir("run");
+    let told = succeeds(
+        bench
+            .run(&dir)
+            .args(["--set", "dataset.max_quarantined=100"]),
+    );
+    assert!(told.contains("a task could not be judged"), "{told}");
+    let failed = "SELECT count(*) FROM items WHERE error_code = 'budget'";
+    let judged = "SELECT group_concat(item || outcome) FROM judgements ORDER BY item, n";
+    assert!(query(&dir, failed) > 0);
+    let (before, asked) = (text(&dir, judged), bench.server.count());
+
+    // Under the same limit there is nothing to do.
+    let told = succeeds(
+        bench
+            .run(&dir)
+            .args(["--set", "dataset.max_quarantined=100"]),
+    );
+    assert!(told.starts_with("Already done: "), "{told}");
+    assert_eq!(bench.server.count(), asked);
+
+    bench.write(&recipe(bench.folder.path(), table));
+    let told = succeeds(&mut bench.run(&dir));
+    assert!(!told.contains("could not be judged"), "{told}");
+    assert!(
+        told.contains("student against student.base: wins"),
+        "{told}"
+    );
+    assert_eq!(query(&dir, failed), 0);
+    assert_eq!(query(&dir, "SELECT count(*) FROM items"), TASKS);
+    for judgement in before.split(',') {
+        assert!(text(&dir, judged).contains(judgement), "{judgement}");
+    }
+    // Nothing was asked twice, and nothing was trained again.
+    assert_eq!(
+        query(&dir, "SELECT count(*) FROM attempts"),
+        query(&dir, "SELECT count(DISTINCT key) FROM attempts")
+    );
+    assert_eq!(query(&dir, "SELECT count(*) FROM training"), 3);
+}
+
+#[test]
 fn another_judge_is_another_run_that_trains_and_asks_nothing_twice() {
     let bench = bench(
         good_judge(),

@@ -338,23 +338,73 @@ fn verdicts(dir: &Path, condition: &str) -> String {
     )
 }
 
+/// A recipe whose second filter asks a server, within limits, and whose third one remembers, so
+/// that it is rebuilt.
+fn limited(server: &Server, limits: &str) -> Recipe {
+    let port = server.address().port();
+    let mut recipe = recipe(
+        &format!("{}\n{limits}", plugin()),
+        &format!("\"http:localhost:{port}\""),
+        &format!("http://localhost:{port}/facts?letter={{}}"),
+        "",
+    );
+    recipe.filters += "\n\n[[filters]]\nplugin = \"rouge-l\"";
+    recipe.rest = "max_quarantined = 1000".into();
+    recipe
+}
+
+/// Copies a run's folder.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("it is new");
+    for entry in std::fs::read_dir(from).expect("it can be listed") {
+        let path = entry.expect("it can be listed").path();
+        let target = to.join(path.file_name().expect("files have names"));
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => {
+                std::fs::copy(&path, &target).expect("it can be copied");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_kill_while_what_was_put_aside_is_judged_changes_nothing() {
+    let server = Server::start(facts).expect("a loopback port");
+    let bench = Bench::new(
+        alpaca_teacher(),
+        &limited(&server, "limits = { requests = 3 }"),
+    );
+    let short = bench.dir("short");
+    succeeds(bench.run(&short).args(["--limit", "3"]));
+    bench.write(&limited(&server, ""));
+    let whole = bench.dir("whole");
+    copy(&short, &whole);
+    succeeds(&mut bench.run(&whole));
+    for point in [
+        "late-verdicts:before-commit@1",
+        "late-verdicts:before-commit@2",
+        "late-verdicts:after-commit@1",
+        "late-verdicts:after-commit@3",
+    ] {
+        let dir = bench.dir(&point.replace([':', '@'], "-"));
+        copy(&short, &dir);
+        let killed = bench.run(&dir).env("PACOS_CRASH_AT", point).output();
+        let killed = killed.expect("the command starts");
+        assert!(!killed.status.success(), "{point} was never passed");
+        succeeds(&mut bench.run(&dir));
+        assert!(
+            dataset(&dir) == dataset(&whole),
+            "{point}: the dataset is another"
+        );
+        assert_eq!(verdicts(&dir, "filter = 2"), verdicts(&whole, "filter = 2"));
+    }
+}
+
 #[test]
 fn what_was_put_aside_for_want_of_requests_is_judged_once_there_are_more() {
     let server = Server::start(facts).expect("a loopback port");
-    let port = server.address().port();
-    let with = |limits: &str| {
-        let source = format!("{}\n{limits}", plugin());
-        let mut recipe = recipe(
-            &source,
-            &format!("\"http:localhost:{port}\""),
-            &format!("http://localhost:{port}/facts?letter={{}}"),
-            "",
-        );
-        // It remembers, so that it is rebuilt.
-        recipe.filters += "\n\n[[filters]]\nplugin = \"rouge-l\"";
-        recipe.rest = "max_quarantined = 1000".into();
-        recipe
-    };
+    let with = |limits: &str| limited(&server, limits);
     let bench = Bench::new(alpaca_teacher(), &with("limits = { requests = 3 }"));
     let (dir, free) = (bench.dir("run"), bench.dir("free"));
     let told = command_output(bench.run(&dir).args(["--limit", "2"]));
@@ -473,6 +523,46 @@ fn a_plan_names_the_servers_that_may_be_asked() {
         "{told}"
     );
     assert_eq!(facts.server.count(), 0);
+}
+
+#[test]
+fn filters_that_ask_are_compared_by_what_the_run_was_told() {
+    let facts = Facts::new(&plugin(), "");
+    let dir = facts.bench.dir("run");
+    succeeds(&mut facts.bench.run(&dir));
+    let asked = facts.server.count();
+    let judged = query(&dir, "SELECT count(*) FROM verdicts WHERE filter = 1");
+    let diff = |url: &str| -> serde_json::Value {
+        let config = format!("url = \"http://{}/{url}\"", facts.name());
+        let mut command = pacos();
+        command
+            .args(["plugin", "diff", "filters.1"])
+            .arg(component());
+        command.args(["--config-b", &config, "--json", "--run"]);
+        serde_json::from_str(&succeeds(command.arg(&dir))).expect("it is JSON")
+    };
+    let count = |said: &serde_json::Value, key: &str| said[key].as_array().map_or(0, Vec::len);
+    // The same filter says the same of every candidate.
+    let same = diff("facts?letter={}");
+    let kept = query(
+        &dir,
+        "SELECT count(*) FROM verdicts WHERE filter = 1 AND decision = 'keep'",
+    );
+    assert_eq!(same["both_keep"], kept, "{same}");
+    assert_eq!(same["both_drop"], judged - kept, "{same}");
+    assert_eq!(count(&same, "broken"), 0, "{same}");
+    // One that asks something else is not guessed at.
+    let other = diff("other?letter={}");
+    assert_eq!(count(&other, "broken") as i64, judged, "{other}");
+    let reason = other["broken"][0]["b"]["error"]
+        .as_str()
+        .unwrap_or_default();
+    let told = format!(
+        "the run has no response of {} to what it asks about this record (not-recorded)",
+        facts.name()
+    );
+    assert_eq!(reason, told);
+    assert_eq!(facts.server.count(), asked);
 }
 
 /// A code that is none makes the verdict one that is refused, so that the record is tried again.

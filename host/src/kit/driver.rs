@@ -8,7 +8,7 @@ use pacos_plugin::{
     Verdict,
 };
 
-use super::script::{self, Replies, ScriptedCalls};
+use super::script::{Answered, Replies, ScriptedCalls};
 use crate::plugin::{
     self, CallError, HostCalls, Instance, Loaded, Surroundings, batch_limit, check_rejects,
 };
@@ -75,7 +75,7 @@ struct Scripted<'a> {
     driver: Driver<'a>,
     history: Vec<Judged>,
     /// The records of the last call, and what its requests were answered.
-    last: Mutex<(Vec<CandidateId>, Arc<Mutex<Vec<script::Scripted>>>)>,
+    last: Mutex<(Vec<CandidateId>, Answered)>,
 }
 
 impl<'a> Judging<'a> {
@@ -120,7 +120,8 @@ impl Surroundings for Scripted<'_> {
             *last = (records, Arc::default());
         }
         // A second try hears what the first one heard, as it does in a run.
-        Arc::new(self.driver.calls().again(&last.1))
+        let calls = self.driver.calls().again(&last.1);
+        Arc::new(calls.about(batch.first().map_or(0, |record| record.seed)))
     }
 
     fn history(&self) -> Result<Vec<Judged>, CallError> {

@@ -9,6 +9,7 @@ mod disagreement;
 mod driver;
 mod expected;
 pub mod lines;
+mod recorded;
 pub mod script;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 pub use cases::{CasesReport, FailedCase, run_cases};
 pub use disagreement::{Disagreement, Verdicts};
 pub use driver::{Driver, Judging};
+pub use recorded::Recorded;
 
 use crate::plugin::{CallError, LoadError};
 

@@ -10,8 +10,8 @@ use pacos_plugin::{
     Prompt, Reply, Request,
 };
 
+use super::recorded::Recorded;
 use crate::{
-    manifest::ServerName,
     models::BoxFuture,
     plugin::{HostCalls, Loaded, Refusal, capability},
     servers::SoundRequest,
@@ -34,6 +34,10 @@ pub enum Scripted {
     Failure(Error),
 }
 
+/// What the requests of a call were answered, in order; shared with a call that is the same one
+/// again.
+pub type Answered = Arc<Mutex<Vec<Scripted>>>;
+
 /// What a plugin asked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Asked {
@@ -47,6 +51,8 @@ pub enum Asked {
 pub enum Replies {
     /// One after the other, whatever is asked of whom.
     InOrder(Mutex<VecDeque<Scripted>>),
+    /// What a run has on record.
+    Recorded(Recorded),
     /// Made from what is asked, and its number within the call.
     Made {
         /// By models.
@@ -67,12 +73,14 @@ impl Replies {
     pub fn left(&self) -> usize {
         match self {
             Replies::InOrder(answers) => held(answers).len(),
-            Replies::Made { .. } => 0,
+            Replies::Recorded(_) | Replies::Made { .. } => 0,
         }
     }
 
-    fn of_model(&self, role: &str, request: &Request, number: usize) -> Answer {
+    /// Of request `number` of a call about a record of this seed.
+    fn of_model(&self, role: &str, request: &Request, seed: u64, number: usize) -> Answer {
         let answers = match self {
+            Replies::Recorded(recorded) => return recorded.reply(role, request, seed, number),
             Replies::Made { model, .. } => return model(role, request, number),
             Replies::InOrder(answers) => answers,
         };
@@ -90,8 +98,10 @@ impl Replies {
         }
     }
 
-    fn of_server(&self, server: &ServerName, request: &HttpRequest) -> Response {
+    fn of_server(&self, sound: &SoundRequest, request: &HttpRequest) -> Response {
+        let server = &sound.server;
         let answers = match self {
+            Replies::Recorded(recorded) => return recorded.response(sound),
             Replies::Made { server, .. } => return server(request),
             Replies::InOrder(answers) => answers,
         };
@@ -133,9 +143,9 @@ pub struct ScriptedCalls {
     replies: Arc<Replies>,
     capabilities: Vec<String>,
     accepted: Vec<Example>,
-    /// What the requests of this call were answered, in order; shared with a call that is the same
-    /// one again.
-    answered: Arc<Mutex<Vec<Scripted>>>,
+    /// Of the record that the call is about.
+    seed: u64,
+    answered: Answered,
     asked: Mutex<Vec<Asked>>,
     denied: Mutex<Vec<String>>,
     reads: Mutex<Vec<(u64, u32)>>,
@@ -150,6 +160,7 @@ impl ScriptedCalls {
             replies: replies.clone(),
             capabilities: plugin.description.capabilities.clone(),
             accepted: Vec::new(),
+            seed: 0,
             answered: Arc::default(),
             asked: Mutex::default(),
             denied: Mutex::default(),
@@ -164,9 +175,16 @@ impl ScriptedCalls {
         self
     }
 
+    /// Sets the seed of the record that the call is about.
+    #[must_use]
+    pub fn about(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
     /// Makes it the same call as an earlier one: what was answered there is answered here.
     #[must_use]
-    pub fn again(mut self, answered: &Arc<Mutex<Vec<Scripted>>>) -> Self {
+    pub fn again(mut self, answered: &Answered) -> Self {
         self.answered = answered.clone();
         self
     }
@@ -247,7 +265,7 @@ impl HostCalls for ScriptedCalls {
             let answer = |request: Request| {
                 let number = asked.len();
                 let answer = self.answer(number, || {
-                    let fresh = self.replies.of_model(role, &request, number);
+                    let fresh = self.replies.of_model(role, &request, self.seed, number);
                     fresh.map_or_else(Scripted::Failure, Scripted::Reply)
                 });
                 asked.push(Asked::Model(role.to_owned(), request));
@@ -270,7 +288,7 @@ impl HostCalls for ScriptedCalls {
             self.check(sound.server.capability())?;
             let mut asked = held(&self.asked);
             let answer = self.answer(asked.len(), || {
-                let fresh = self.replies.of_server(&sound.server, &request);
+                let fresh = self.replies.of_server(&sound, &request);
                 fresh.map_or_else(Scripted::Failure, Scripted::Response)
             });
             asked.push(Asked::Server(request));
@@ -286,6 +304,9 @@ impl HostCalls for ScriptedCalls {
 
     fn count_tokens(&self, role: &str, text: &str) -> Result<u32, Refusal> {
         self.check_role(role)?;
+        if let Replies::Recorded(recorded) = &*self.replies {
+            return Err(recorded.unrecorded("how many tokens a text has").into());
+        }
         Ok(u32::try_from(text.split_whitespace().count()).unwrap_or(u32::MAX))
     }
 
@@ -297,6 +318,11 @@ impl HostCalls for ScriptedCalls {
     ) -> BoxFuture<'a, Result<Likelihood, Refusal>> {
         Box::pin(async move {
             self.check_role(role)?;
+            if let Replies::Recorded(recorded) = &*self.replies {
+                return Err(recorded
+                    .unrecorded("how likely a model finds a text")
+                    .into());
+            }
             let message = "a scripted model has no log-likelihoods";
             Err(Error::new("unsupported", message).into())
         })

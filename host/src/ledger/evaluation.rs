@@ -163,6 +163,11 @@ impl Ledger {
     pub async fn record_item(&self, record: ItemRecord) -> Result<(), LedgerError> {
         self.write("recording judgements", move |c| {
             let error = record.outcome.as_ref().err();
+            // One that failed for want of money may be judged after all.
+            c.prepare_cached(
+                "DELETE FROM item_ WHERE evaluator = ?1 AND item = ?2 AND error_code IS NOT NULL",
+            )?
+            .execute(params![record.evaluator, int(record.item)])?;
             c.prepare_cached("INSERT INTO item_ VALUES (?1, ?2, ?3, ?4, ?5)")?
                 .execute(params![
                     record.evaluator,
@@ -191,6 +196,20 @@ impl Ledger {
         self.read("reading judged tasks", |c| {
             c.prepare("SELECT item FROM item_ WHERE evaluator = ?1")?
                 .query_map([evaluator], |r| r.get(0).map(uint))?
+                .collect()
+        })
+    }
+
+    /// The tasks that an evaluator could not judge for this reason.
+    #[allow(clippy::missing_errors_doc, reason = "said once, at `Ledger::meta`")]
+    pub fn items_failed_with(
+        &self,
+        evaluator: u32,
+        code: &str,
+    ) -> Result<BTreeSet<u64>, LedgerError> {
+        self.read("reading tasks that were not judged", |c| {
+            c.prepare("SELECT item FROM item_ WHERE evaluator = ?1 AND error_code = ?2")?
+                .query_map(params![evaluator, code], |r| r.get(0).map(uint))?
                 .collect()
         })
     }

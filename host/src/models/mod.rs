@@ -16,6 +16,7 @@ pub use budget::{BEYOND_LIMITS, Exhausted};
 pub use local::LocalProvider;
 pub use openai::OpenAiProvider;
 pub use provider::{Attempt, BoxFuture, Failure, FailureKind, Provider};
+pub(crate) use request::canonical;
 pub use served::Served;
 pub use service::{Asker, Service};
 

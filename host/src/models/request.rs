@@ -12,7 +12,7 @@ const KEY_VERSION: u32 = 1;
 ///
 /// Keys, time-outs, retries and batching are no part of it: they do not change what is asked.
 /// `sample` tells apart two askings of the same thing that must not share one reply.
-pub(super) fn canonical(identity: &str, request: &Request, sample: u64) -> (RequestKey, String) {
+pub(crate) fn canonical(identity: &str, request: &Request, sample: u64) -> (RequestKey, String) {
     let body = serde_json::json!({
         "version": KEY_VERSION,
         "model": identity,

@@ -79,12 +79,19 @@ impl Grant {
         }))
     }
 
-    /// What was said to a call at this place when it asked for more than the plugin may spend, if
-    /// it did. Whatever the plugin made of that, the place is owed a call with more to spend.
-    pub(super) fn take_beyond_limits(&self, place: &str) -> Option<String> {
+    /// Why the call at this place failed. One that asked for more than the plugin may spend failed
+    /// for that, whatever the plugin made of it: it is owed a call with more to spend.
+    pub(super) fn reason(&self, place: &str, error: Error) -> Error {
         let refused = self.beyond_limits.lock();
         let mut refused = refused.unwrap_or_else(PoisonError::into_inner);
-        refused.remove(place)
+        match refused.remove(place) {
+            // Some languages' plugins trap where they are refused something.
+            Some(refusal) if error.code != BEYOND_LIMITS => Error::new(
+                BEYOND_LIMITS,
+                format!("{refusal}. Of that, {}", error.message),
+            ),
+            _ => error,
+        }
     }
 
     fn check_role(&self, role: &str) -> Result<(), Error> {

@@ -124,15 +124,9 @@ impl FilterStage {
         let mut judgements = Vec::with_capacity(records.len());
         for (record, verdict) in records.iter().zip(verdicts) {
             let grant = &self.judging.surroundings.grant;
-            let beyond_limits = grant.take_beyond_limits(&place(record.id));
             judgements.push(verdict.map_err(|error| {
-                let reason = match (&beyond_limits, &error) {
-                    // Some languages' plugins trap where they are refused something.
-                    (Some(refusal), error) if error.code() != BEYOND_LIMITS => {
-                        Error::new(BEYOND_LIMITS, format!("{refusal}. Of that, {error}"))
-                    }
-                    (_, error) => Error::new(error.code().to_owned(), error.to_string()),
-                };
+                let reason = Error::new(error.code().to_owned(), error.to_string());
+                let reason = grant.reason(&place(record.id), reason);
                 if !matches!(error, CallError::Plugin(_)) || self.told.is_new(&reason.message) {
                     let CandidateId { unit, n } = record.id;
                     tracing::warn!(filter, unit, n, "record put aside: {}", reason.message);

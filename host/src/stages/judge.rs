@@ -1,6 +1,10 @@
 //! Evaluation, second part: evaluators judge the answers and sum up.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use futures::stream::{self, StreamExt};
 use pacos_plugin::{Answer, Error, Item, Judgement, Metric};
@@ -8,7 +12,7 @@ use serde_json::json;
 
 use super::{
     StageError,
-    calls::{Accepted, Grant, UnitCalls},
+    calls::{Accepted, Grant, UnitCalls, may_spend},
     evaluate::{EvaluateError, EvaluatePart, Subjects, Watch},
     run::roles_of,
     told::Told,
@@ -16,7 +20,8 @@ use super::{
 use crate::{
     counted::counted,
     fault,
-    ledger::ItemRecord,
+    ledger::{ItemRecord, LedgerError},
+    models::BEYOND_LIMITS,
     plugin::{CallError, Loaded},
     seed,
 };
@@ -55,7 +60,9 @@ impl Subjects<'_> {
         watch: &mut Watch<'_>,
     ) -> Result<bool, EvaluateError> {
         let name = format!("evaluators.{index}");
-        if self.ledger.stage(&name)?.is_some_and(|(_, done)| done) {
+        let was_done = self.ledger.stage(&name)?.is_some_and(|(_, done)| done);
+        let owed = self.owed(index, evaluator)?;
+        if was_done && owed.is_empty() {
             return Ok(false);
         }
         let fingerprint = json!(self.judging_fingerprint(evaluator)).to_string();
@@ -69,7 +76,19 @@ impl Subjects<'_> {
         self.ledger
             .set_stage(name, fingerprint, done.is_ok(), seconds)
             .await?;
-        done.map(|()| true)
+        done?;
+        // What it may spend may still be too little for each of them.
+        Ok(!was_done || self.owed(index, evaluator)? != owed)
+    }
+
+    /// The tasks that were not judged because the evaluator had spent what it may, if it may spend
+    /// more now.
+    fn owed(&self, index: u32, evaluator: &Loaded) -> Result<BTreeSet<u64>, LedgerError> {
+        let stage = format!("evaluators.{index}");
+        match may_spend(&evaluator.recipe.limits, self.ledger, &stage)? {
+            true => self.ledger.items_failed_with(index, BEYOND_LIMITS),
+            false => Ok(BTreeSet::new()),
+        }
     }
 
     async fn judge_all(
@@ -78,7 +97,10 @@ impl Subjects<'_> {
         evaluator: &Loaded,
         watch: &mut Watch<'_>,
     ) -> Result<(), EvaluateError> {
-        let there = self.ledger.items_of(index)?;
+        let mut there = self.ledger.items_of(index)?;
+        for item in self.owed(index, evaluator)? {
+            there.remove(&item);
+        }
         let (total, mut done) = (self.tasks.len() as u64, there.len() as u64);
         let items: Vec<Item> = self
             .items()?
@@ -245,6 +267,8 @@ async fn judge_item(evaluator: &Loaded, grant: &Arc<Grant>, item: Item) -> Judge
             Err(_) => patience = 4,
         }
     };
+    let outcome =
+        outcome.map(|judged| judged.map_err(|error| grant.reason(&index.to_string(), error)));
     (index, outcome, begun.elapsed().as_secs_f64())
 }
 

@@ -1,24 +1,25 @@
 //! `pacos plugin diff`.
 
-use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write, path::PathBuf, sync::Arc};
 
 use anyhow::anyhow;
 use clap::Args;
-use pacos_plugin::{Candidate, Judged, Origin, Payload, Task, Verdict};
+use pacos_plugin::{Candidate, Error, Judged, Origin, Payload, Task, Verdict};
 use serde_json::json;
 
 use super::subject::{PLUGIN, SubjectArgs, USAGE};
 use crate::{
     cli::{Failed, recorded},
     counted::counted,
-    kit::{Disagreement, Driver, Judging, Verdicts, script::Replies},
+    kit::{Disagreement, Driver, Judging, Recorded, Verdicts, script::Replies},
     ledger::{Ledger, LedgerError},
-    plugin::Stage,
+    plugin::{CallError, Stage},
 };
 
 /// Compare two filters over the candidates of a run: what each keeps that the other drops
 ///
-/// Nothing is asked, paid or written. A filter is the name of a bundled one, a path, or
+/// Nothing is asked, paid or written: a filter that asks models or servers is answered from the
+/// run's record, and where it asks what the run never asked, that is said. A filter is the name of a bundled one, a path, or
 /// `filters.N`: what the filter at that place of the recipe, counted from 0, said in the run
 /// itself; the other filter is then given what that one saw. Otherwise both are given everything
 /// that was proposed.
@@ -94,7 +95,7 @@ pub(super) async fn diff(args: DiffArgs) -> Result<(), Failed> {
             }
             _ => {
                 let subject = SubjectArgs::of(name, config.clone(), args.trust_native);
-                judge(&subject, &seeds, &candidates).await?
+                judge(&subject, &seeds, &candidates, &ledger).await?
             }
         });
     }
@@ -132,7 +133,7 @@ pub(super) async fn diff(args: DiffArgs) -> Result<(), Failed> {
     show("Kept by both, in different forms", &found.other_form, &b);
     if !found.broken.is_empty() {
         println!(
-            "\nBreak a filter, and are counted nowhere above: {}",
+            "\nBreak a filter, or have it ask what the run never asked, and are counted nowhere above: {}",
             found.broken.len()
         );
         for &place in found.broken.iter().take(args.show) {
@@ -162,11 +163,12 @@ fn seeds(ledger: &Ledger) -> Result<Vec<Task>, LedgerError> {
     serde_json::from_str(&text).map_err(|error| LedgerError::Damaged(format!("seeds: {error}")))
 }
 
-/// Runs a filter over candidates, without models.
+/// Runs a filter over candidates, with nobody to ask but the record of the run.
 async fn judge(
     subject: &SubjectArgs,
     seeds: &[Task],
     candidates: &[Candidate],
+    ledger: &Ledger,
 ) -> Result<(String, Verdicts), Failed> {
     let loaded = subject.load().await?;
     if loaded.stage != Stage::Filter {
@@ -177,19 +179,30 @@ async fn judge(
         );
         return Err(Failed::Other(anyhow!(text), PLUGIN));
     }
-    if !loaded.description.capabilities.is_empty() {
-        eprintln!(
-            "note: {} uses {}, and nothing is asked here: every request fails",
-            loaded.title(),
-            loaded.description.capabilities.join(", ")
-        );
-    }
+    let recorded = Recorded::of(ledger).map_err(|error| Failed::Other(error.into(), 5))?;
+    let replies = Arc::new(Replies::Recorded(recorded));
     let driver = Driver {
         plugin: &loaded,
         seeds,
-        replies: Replies::in_order([]),
+        replies: replies.clone(),
     };
-    let verdicts = Judging::new(driver).judge(candidates).await;
+    let mut judging = Judging::new(driver);
+    let mut verdicts = Vec::with_capacity(candidates.len());
+    for batch in candidates.chunks(judging.batch_limit()) {
+        let judged = judging.judge(batch).await;
+        // One that asks has batches of one. What it makes of a reply that is not there is nothing
+        // that it would say in a run.
+        match &*replies {
+            Replies::Recorded(recorded) if batch.len() == 1 => {
+                let missing = recorded.take_missing();
+                verdicts.extend(judged.into_iter().map(|verdict| match &missing {
+                    Some(what) => Err(CallError::Plugin(Error::new("not-recorded", what.clone()))),
+                    None => verdict,
+                }));
+            }
+            _ => verdicts.extend(judged),
+        }
+    }
     Ok((loaded.title(), verdicts))
 }
 
