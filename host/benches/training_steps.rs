@@ -24,6 +24,8 @@ use pacos::{
         Row, StepRecord, TrainConfig, TrainJob, TrainObserver,
         batches::Batches,
         config::TemplateName,
+        memory,
+        plan::{TokenLengths, plan},
         template::{ExampleText, StudentTokenizer, tokenize_all},
         train,
     },
@@ -99,11 +101,7 @@ fn prepare(dir: &Path, file: Option<&Path>) {
         input: &task.input,
         output: &task.output,
     });
-    let settings = TrainConfig {
-        // Enough for the step of whole rows, as PyTorch takes it.
-        micro_batch_tokens: 2048,
-        ..TrainConfig::default()
-    };
+    let settings = TrainConfig::default();
     let dataset = tokenize_all(&encoder, TemplateName::Alpaca, texts, settings.max_seq_len)
         .expect("the examples can be encoded");
     let mut rows = dataset.rows;
@@ -181,7 +179,12 @@ fn train_steps(model: &str, workload: &Path, threads: usize) {
         })
         .collect();
     let dir = tempfile::tempdir().expect("a directory for the checkpoint");
+    // What the planner chooses where a user says nothing.
+    let lengths = TokenLengths::Rows(&rows);
+    let available = memory::available_bytes();
+    let split = plan(&model.config, &workload.config, lengths, available, None).split;
     let job = TrainJob {
+        split,
         model: &model.config,
         config: &workload.config,
         rows: &rows,

@@ -93,10 +93,13 @@ impl Split {
         let sizes = match config.micro_batch_tokens {
             MicroBatchTokens::Tokens(tokens) => vec![tokens],
             MicroBatchTokens::Auto => {
-                let above = MICRO_BATCHES
-                    .into_iter()
-                    .filter(|t| *t > config.max_seq_len);
-                above.chain([config.max_seq_len]).collect()
+                let least = config.max_seq_len;
+                let most = least.max(config.batch_size.saturating_mul(longest_row));
+                let above = MICRO_BATCHES.map(|tokens| tokens.min(most));
+                let above = above.into_iter().filter(|tokens| *tokens > least);
+                let mut sizes: Vec<usize> = above.chain([least]).collect();
+                sizes.dedup();
+                sizes
             }
         };
         let levels = match config.recompute.given() {
