@@ -363,13 +363,20 @@ const CONFIGURATION: [&str; 5] = [
     "chat_template.jinja",
 ];
 
+/// Those that are read in place of `tokenizer.json` where it is not there.
+const SENTENCE_PIECE: [&str; 2] = ["tokenizer.model", "added_tokens.json"];
+
 /// sha256 of a model's files, as [`Model::identity`] defines it.
 pub fn identity(path: &Path, progress: OnProgress<'_>) -> Result<String, SourceError> {
     if !path.is_dir() {
         return sha256_of(path, progress);
     }
     let mut files = weight_files(path)?;
-    for name in CONFIGURATION {
+    let names = match path.join("tokenizer.json").exists() {
+        true => CONFIGURATION.iter().chain(&[]),
+        false => CONFIGURATION.iter().chain(&SENTENCE_PIECE),
+    };
+    for name in names {
         let file = path.join(name);
         if file.exists() {
             files.push(file);

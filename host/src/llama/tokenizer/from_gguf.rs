@@ -1,18 +1,10 @@
 //! A Hugging Face `tokenizer.json` from the vocabulary that a GGUF file carries.
 
-use std::collections::HashMap;
-
 use serde_json::{Map, Value, json};
 
 use super::TokenizerError;
+use super::document::{Parts, UNKNOWN, document, sentence_piece, vocabulary};
 use crate::llama::gguf::GgufFile;
-
-/// GGUF's token types: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
-const UNKNOWN: i64 = 2;
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
-const UNUSED: i64 = 5;
-const BYTE: i64 = 6;
 
 /// Llama 3's splitting pattern, as its `tokenizer.json` states it.
 pub(in crate::llama) const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -45,30 +37,26 @@ pub(super) fn rebuild(file: &GgufFile) -> Result<(Value, Map<String, Value>), To
         .unwrap_or_else(|| "default".to_owned());
     let parts = match kind.as_str() {
         "gpt2" => byte_level(file, &tokens, &pre),
-        "llama" => sentence_piece(file, &tokens, &types),
+        "llama" => {
+            let scores = file.floats("tokenizer.ggml.scores");
+            let prefix = file.boolean("tokenizer.ggml.add_space_prefix");
+            scores
+                .filter(|scores| scores.len() == tokens.len())
+                .map(|scores| {
+                    let unknown = types.iter().position(|kind| *kind == UNKNOWN);
+                    sentence_piece(&tokens, &types, &scores, unknown, prefix.unwrap_or(true))
+                })
+                .ok_or_else(|| {
+                    "the list tokenizer.ggml.scores is missing or of another length than the tokens"
+                        .to_owned()
+                })
+        }
         other => Err(format!(
             "tokenizer.ggml.model is \"{other}\", expected \"gpt2\" or \"llama\""
         )),
     }
     .map_err(unusable)?;
 
-    let added: Vec<Value> = tokens
-        .iter()
-        .zip(&types)
-        .enumerate()
-        .filter(|(_, (_, kind))| matches!(**kind, UNKNOWN | CONTROL | USER_DEFINED | UNUSED))
-        .map(|(id, (token, kind))| {
-            json!({
-                "id": id,
-                "content": token,
-                "single_word": false,
-                "lstrip": false,
-                "rstrip": false,
-                "normalized": false,
-                "special": *kind != USER_DEFINED,
-            })
-        })
-        .collect();
     let named = |key: &str| {
         file.integer(key)
             .and_then(|id| Some((id, tokens.get(usize::try_from(id).ok()?)?.clone())))
@@ -78,36 +66,9 @@ pub(super) fn rebuild(file: &GgufFile) -> Result<(Value, Map<String, Value>), To
     let starts_with_bos = file
         .boolean("tokenizer.ggml.add_bos_token")
         .unwrap_or(kind == "llama" || LLAMA3_NAMES.contains(&pre.as_str()));
-    let post_processor = match &bos {
-        Some((id, token)) if starts_with_bos => {
-            json!({
-                "type": "TemplateProcessing",
-                "single": [
-                    {"SpecialToken": {"id": token, "type_id": 0}},
-                    {"Sequence": {"id": "A", "type_id": 0}},
-                ],
-                "pair": [
-                    {"SpecialToken": {"id": token, "type_id": 0}},
-                    {"Sequence": {"id": "A", "type_id": 0}},
-                    {"SpecialToken": {"id": token, "type_id": 1}},
-                    {"Sequence": {"id": "B", "type_id": 1}},
-                ],
-                "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}},
-            })
-        }
-        _ => Value::Null,
-    };
-    let json = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": parts.normalizer,
-        "pre_tokenizer": parts.pre_tokenizer,
-        "post_processor": post_processor,
-        "decoder": parts.decoder,
-        "model": parts.model,
-    });
+    let first = bos.as_ref().filter(|_| starts_with_bos);
+    let first = first.map(|(id, token)| (*id, token.as_str()));
+    let json = document(&tokens, &types, parts, first);
 
     let mut config = Map::new();
     config.insert(
@@ -129,13 +90,6 @@ pub(super) fn rebuild(file: &GgufFile) -> Result<(Value, Map<String, Value>), To
         }
     }
     Ok((json, config))
-}
-
-struct Parts {
-    normalizer: Value,
-    pre_tokenizer: Value,
-    decoder: Value,
-    model: Value,
 }
 
 fn byte_level(file: &GgufFile, tokens: &[String], pre: &str) -> Result<Parts, String> {
@@ -188,80 +142,4 @@ fn byte_level(file: &GgufFile, tokens: &[String], pre: &str) -> Result<Parts, St
             "merges": merges,
         }),
     })
-}
-
-/// SentencePiece's BPE: the order of merges is that of the scores of their results.
-fn sentence_piece(file: &GgufFile, tokens: &[String], types: &[i64]) -> Result<Parts, String> {
-    let scores = file
-        .floats("tokenizer.ggml.scores")
-        .filter(|scores| scores.len() == tokens.len())
-        .ok_or("the list tokenizer.ggml.scores is missing or of another length than the tokens")?;
-    let mergeable: HashMap<&str, usize> = tokens
-        .iter()
-        .enumerate()
-        .filter(|(id, _)| !matches!(types[*id], UNKNOWN | CONTROL | USER_DEFINED | UNUSED | BYTE))
-        .map(|(id, token)| (token.as_str(), id))
-        .collect();
-    let mut merges: Vec<(usize, usize, usize)> = Vec::new();
-    for (token, id) in &mergeable {
-        for (split, _) in token.char_indices().skip(1) {
-            let (left, right) = token.split_at(split);
-            if let (Some(left), Some(right)) = (mergeable.get(left), mergeable.get(right)) {
-                merges.push((*id, *left, *right));
-            }
-        }
-    }
-    merges.sort_by(|a, b| scores[b.0].total_cmp(&scores[a.0]).then_with(|| a.cmp(b)));
-    let merges: Vec<Value> = merges
-        .iter()
-        .map(|(_, left, right)| json!([tokens[*left], tokens[*right]]))
-        .collect();
-    let unknown = types
-        .iter()
-        .position(|kind| *kind == UNKNOWN)
-        .map(|id| tokens[id].clone());
-    let space = "\u{2581}";
-    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": space});
-    let prefix = file
-        .boolean("tokenizer.ggml.add_space_prefix")
-        .unwrap_or(true);
-    let (normalizers, strip) = if prefix {
-        (
-            json!([{"type": "Prepend", "prepend": space}, replace]),
-            json!([{"type": "Strip", "content": " ", "start": 1, "stop": 0}]),
-        )
-    } else {
-        (json!([replace]), json!([]))
-    };
-    let mut decoders = vec![
-        json!({"type": "Replace", "pattern": {"String": space}, "content": " "}),
-        json!({"type": "ByteFallback"}),
-        json!({"type": "Fuse"}),
-    ];
-    decoders.extend(strip.as_array().into_iter().flatten().cloned());
-    Ok(Parts {
-        normalizer: json!({"type": "Sequence", "normalizers": normalizers}),
-        pre_tokenizer: Value::Null,
-        decoder: json!({"type": "Sequence", "decoders": decoders}),
-        model: json!({
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": unknown,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": true,
-            "byte_fallback": true,
-            "ignore_merges": false,
-            "vocab": vocabulary(tokens),
-            "merges": merges,
-        }),
-    })
-}
-
-fn vocabulary(tokens: &[String]) -> Map<String, Value> {
-    tokens
-        .iter()
-        .enumerate()
-        .map(|(id, token)| (token.clone(), json!(id)))
-        .collect()
 }

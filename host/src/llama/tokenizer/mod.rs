@@ -2,7 +2,9 @@
 
 mod bytes;
 mod chat;
+mod document;
 mod from_gguf;
+mod from_sentence_piece;
 #[cfg(test)]
 mod tests;
 
@@ -32,13 +34,14 @@ pub enum TokenizerError {
     /// A GGUF file is none, or is damaged.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// The folder has no fast tokenizer.
-    #[error("{} holds no tokenizer.json{hint}", folder.display())]
+    /// The folder has no tokenizer.
+    #[error(
+        "{} holds neither tokenizer.json nor tokenizer.model; expected a Hugging Face model folder",
+        folder.display()
+    )]
     NoTokenizer {
         /// The model's folder.
         folder: PathBuf,
-        /// What was found in its place, and what to do.
-        hint: &'static str,
     },
     /// The tokenizer's data cannot be understood.
     #[error("the tokenizer in {} cannot be used: {reason}", path.display())]
@@ -80,7 +83,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads the tokenizer of a Hugging Face folder (`tokenizer.json`) or rebuilds that of a GGUF file.
+    /// Loads the tokenizer of a Hugging Face folder or rebuilds that of a GGUF file.
     pub fn load(path: &Path) -> Result<Self, TokenizerError> {
         if path.is_dir() {
             Self::from_hf(path)
@@ -89,33 +92,37 @@ impl Tokenizer {
         }
     }
 
-    /// Loads `tokenizer.json`, and `tokenizer_config.json` and `chat_template.jinja` where present.
+    /// Loads `tokenizer.json`, or rebuilds it from SentencePiece's `tokenizer.model`; with
+    /// `tokenizer_config.json` and `chat_template.jinja` where present.
     pub fn from_hf(folder: &Path) -> Result<Self, TokenizerError> {
-        let path = folder.join("tokenizer.json");
-        let Some(json) = read_if_present(&path)? else {
-            let hint = if folder.join("tokenizer.model").exists() {
-                "; it holds tokenizer.model: load it once with transformers' AutoTokenizer and save_pretrained"
-            } else {
-                "; expected a Hugging Face model folder"
-            };
-            return Err(TokenizerError::NoTokenizer {
-                folder: folder.to_owned(),
-                hint,
-            });
-        };
-        let config_path = folder.join("tokenizer_config.json");
-        let config = match read_if_present(&config_path)? {
-            None => Map::new(),
-            Some(text) => serde_json::from_str(&text).map_err(|e| TokenizerError::Unusable {
-                path: config_path,
-                reason: e.to_string(),
-            })?,
-        };
+        let config = read_table(&folder.join("tokenizer_config.json"))?;
         let template = match read_if_present(&folder.join("chat_template.jinja"))? {
             Some(text) => Some(text),
             None => template_of(config.get("chat_template")),
         };
-        Self::from_parts(json, config, template, &path)
+        let path = folder.join("tokenizer.json");
+        if let Some(json) = read_if_present(&path)? {
+            return Self::from_parts(json, config, template, &path);
+        }
+        let path = folder.join("tokenizer.model");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(TokenizerError::NoTokenizer {
+                    folder: folder.to_owned(),
+                });
+            }
+            Err(source) => {
+                return Err(TokenizerError::Io {
+                    action: "read",
+                    path,
+                    source,
+                });
+            }
+        };
+        let added = read_table(&folder.join("added_tokens.json"))?;
+        let (json, config) = from_sentence_piece::rebuild(&path, &bytes, &added, config)?;
+        Self::from_parts(json.to_string(), config, template, &path)
     }
 
     /// Rebuilds the tokenizer that a GGUF file describes.
@@ -294,6 +301,17 @@ fn read_if_present(path: &Path) -> Result<Option<String>, TokenizerError> {
             action: "read",
             path: path.to_owned(),
             source,
+        }),
+    }
+}
+
+/// A JSON object, or an empty one where there is no file.
+fn read_table(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
+    match read_if_present(path)? {
+        None => Ok(Map::new()),
+        Some(text) => serde_json::from_str(&text).map_err(|e| TokenizerError::Unusable {
+            path: path.to_owned(),
+            reason: e.to_string(),
         }),
     }
 }

@@ -152,7 +152,7 @@ fn unknown_kinds_of_gguf_tokenizer_are_named() {
             .unwrap()
             .to_string()
             .replace(&folder.path().display().to_string(), "MODEL"),
-        "MODEL holds no tokenizer.json; expected a Hugging Face model folder"
+        "MODEL holds neither tokenizer.json nor tokenizer.model; expected a Hugging Face model folder"
     );
 }
 
@@ -283,4 +283,103 @@ fn a_model_without_template_says_so() {
         error.to_string(),
         "this model has no chat template; ask it with a plain prompt, or name an instruction-tuned model"
     );
+}
+
+/// A BPE model of 520 pieces that the library sentencepiece 0.2.1 trained on these documents, with LLaMA's
+/// settings: byte fallback, texts left as they are, digits apart, a space before the first word.
+const SENTENCE_PIECE: &[u8] = include_bytes!("testdata/bpe.model");
+
+/// What that library makes of texts.
+const PIECES: [(&str, &[u32]); 6] = [
+    ("hello world", &[447, 262, 458, 369, 273, 276, 424]),
+    (
+        "  two  spaces\n\tand tabs ",
+        &[
+            292, 259, 467, 452, 447, 280, 463, 306, 277, 13, 12, 338, 259, 450, 470, 451, 447,
+        ],
+    ),
+    (
+        "in 1969 they said: don't",
+        &[
+            299, 447, 474, 501, 481, 501, 268, 471, 280, 450, 364, 478, 335, 291, 485, 449,
+        ],
+    ),
+    (
+        "naïve façade — 日本語 😀",
+        &[
+            283, 450, 198, 178, 439, 275, 450, 198, 170, 450, 303, 447, 229, 131, 151, 447, 233,
+            154, 168, 233, 159, 175, 235, 173, 161, 447, 243, 162, 155, 131,
+        ],
+    ),
+    ("", &[]),
+    (
+        "The student is trained on the examples.",
+        &[
+            396, 319, 404, 320, 300, 390, 345, 279, 309, 268, 304, 499, 450, 301, 458, 277, 468,
+        ],
+    ),
+];
+
+fn sentence_piece_folder(model: &[u8]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokenizer.model"), model).unwrap();
+    folder
+}
+
+#[test]
+fn a_sentence_piece_model_cuts_as_its_own_library_does() {
+    let folder = sentence_piece_folder(SENTENCE_PIECE);
+    let added = json!({"<|user|>": 520, "[PAD]": 521});
+    std::fs::write(folder.path().join("added_tokens.json"), added.to_string()).unwrap();
+    let tokenizer = Tokenizer::load(folder.path()).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 522);
+    for (text, pieces) in PIECES {
+        assert_eq!(tokenizer.encode(text, false).unwrap(), pieces, "{text:?}");
+        assert_eq!(tokenizer.decode(pieces, true).unwrap(), text);
+        // LLaMA begins every text with <s>.
+        let whole = tokenizer.encode(text, true).unwrap();
+        assert_eq!((whole[0], &whole[1..]), (1, pieces));
+    }
+    assert_eq!(tokenizer.special_token("eos_token"), Some("</s>"));
+    assert_eq!(tokenizer.encode("<|user|>", false).unwrap(), [520]);
+
+    // What is written is read again, without tokenizer.model.
+    let saved = tempfile::tempdir().unwrap();
+    tokenizer.save_hf(saved.path()).unwrap();
+    let again = Tokenizer::load(saved.path()).unwrap();
+    for (text, pieces) in PIECES {
+        assert_eq!(again.encode(text, false).unwrap(), pieces);
+    }
+
+    let config = json!({"add_bos_token": false, "bos_token": "<s>"});
+    let path = folder.path().join("tokenizer_config.json");
+    std::fs::write(path, config.to_string()).unwrap();
+    let tokenizer = Tokenizer::load(folder.path()).unwrap();
+    assert_eq!(tokenizer.encode("hello world", true).unwrap(), PIECES[0].1);
+}
+
+#[test]
+fn sentence_piece_models_that_cannot_be_read_say_why() {
+    let told = |model: &[u8]| {
+        let folder = sentence_piece_folder(model);
+        let error = Tokenizer::load(folder.path()).err().unwrap().to_string();
+        error.replace(&folder.path().display().to_string(), "MODEL")
+    };
+    let half = told(&SENTENCE_PIECE[..4000]);
+    assert_eq!(
+        half,
+        "the tokenizer in MODEL/tokenizer.model cannot be used: it is no model of SentencePiece, or is damaged: it ends within a field"
+    );
+    // One piece, and no word of the kind of model or of what is done to texts: what the format then means.
+    let unigram = told(&[10, 3, 10, 1, b'a']);
+    assert!(
+        unigram.contains("it is a model of kind unigram, expected BPE; load it once"),
+        "{unigram}"
+    );
+    let squeezing = told(&[10, 3, 10, 1, b'a', 18, 2, 24, 2]);
+    assert!(
+        squeezing.contains("it changes texts before it cuts them"),
+        "{squeezing}"
+    );
+    assert!(told(b"").contains("it has no pieces"));
 }

@@ -180,7 +180,7 @@ fn fetch_into(
         cache.set_commit(revision, commit)?;
         return Ok(folder);
     }
-    if !listing.has("tokenizer.json") {
+    if !TOKENIZERS.iter().any(|file| listing.has(file)) {
         return Err(lacks(
             "tokenizer.json",
             "load it once with transformers' AutoTokenizer, save_pretrained it with the model into \
@@ -188,7 +188,11 @@ fn fetch_into(
         ));
     }
     // Small files first: what is wrong with a model shows before its weights are fetched.
-    for file in SMALL {
+    let more: &[&str] = match listing.has("tokenizer.json") {
+        true => &[],
+        false => &SENTENCE_PIECE,
+    };
+    for file in SMALL.iter().chain(more) {
         if listing.has(file) {
             fetch(file)?;
         }
@@ -223,6 +227,12 @@ const SMALL: [&str; 5] = [
     "tokenizer.json",
 ];
 
+/// What is fetched where there is no `tokenizer.json`.
+const SENTENCE_PIECE: [&str; 2] = ["added_tokens.json", "tokenizer.model"];
+
+/// Files of which one is enough to cut texts into tokens.
+const TOKENIZERS: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
+
 /// Whether a folder holds all that makes a model.
 fn is_whole(folder: &Path) -> bool {
     let has = |file: &str| folder.join(file).exists();
@@ -232,7 +242,7 @@ fn is_whole(folder: &Path) -> bool {
             shards(&folder.join(INDEX)).is_ok_and(|shards| shards.iter().all(|shard| has(shard)))
         }
     };
-    has("config.json") && has("tokenizer.json") && weights()
+    has("config.json") && TOKENIZERS.iter().any(|file| has(file)) && weights()
 }
 
 /// Files that an index of weights names. They come from a stranger and become paths.
