@@ -13,6 +13,11 @@ pub(crate) fn description<P: Plugin>() -> Description {
 
 /// Makes an instance from the plugin's table of the manifest, given as JSON.
 pub(crate) fn configure<P: Plugin>(config: &str) -> Result<P, Vec<Diagnostic>> {
+    // serde fills a struct from a list, too, in the order of its fields, of which no user knows.
+    if !config.trim_start().starts_with('{') {
+        let message = format!("expected a table of keys, found {}", kind(config));
+        return Err(vec![Diagnostic::error("", message)]);
+    }
     let mut json = serde_json::Deserializer::from_str(config);
     let config = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = match error.path().to_string() {
@@ -25,6 +30,17 @@ pub(crate) fn configure<P: Plugin>(config: &str) -> Result<P, Vec<Diagnostic>> {
         )]
     })?;
     P::configure(config)
+}
+
+/// What a text of JSON that is no object begins with.
+fn kind(json: &str) -> &'static str {
+    match json.trim_start().chars().next() {
+        Some('[') => "an array",
+        Some('"') => "a string",
+        Some('t' | 'f') => "a boolean",
+        Some('-' | '0'..='9') => "a number",
+        _ => "nothing",
+    }
 }
 
 /// serde_json counts lines of the JSON text, which the user never wrote.
@@ -99,6 +115,26 @@ mod tests {
             diagnostics[0].message,
             "unknown field `limits`, expected `limit` or `nested`"
         );
+    }
+
+    #[test]
+    fn what_is_no_table_is_refused() {
+        for (config, found) in [
+            ("[]", "an array"),
+            (" [9]", "an array"),
+            ("\"limit\"", "a string"),
+            ("9", "a number"),
+            ("null", "nothing"),
+            ("", "nothing"),
+        ] {
+            let diagnostics = configure::<Probe>(config).unwrap_err();
+            assert_eq!(diagnostics[0].path, "");
+            assert_eq!(
+                diagnostics[0].message,
+                format!("expected a table of keys, found {found}"),
+                "{config}"
+            );
+        }
     }
 
     #[test]
