@@ -154,12 +154,12 @@ fn a_student_is_refused_by_its_configuration_alone() {
         "eos_token_id": 2,
     });
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    // 112 GB is what Stanford's README counts for 7 billion parameters.
+    // Stanford's README counts 112 GB for the four buffers of 7 billion parameters.
     assert_eq!(
         refuse(&trains, 24_000_000_000).unwrap_err().to_string(),
-        "training this student needs 112.4 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
-         gradients and optimizer state of 6,738,415,616 parameters. Choose a smaller student, or a machine with more \
-         memory; or leave [trainer] out, to make the dataset alone. Nothing was asked"
+        "training this student needs 108.4 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
+         gradients and optimizer state of 6,738,415,616 parameters. Train adapters instead ([trainer.lora]), \
+         or choose a smaller student or a machine with more memory; or leave [trainer] out, to make the dataset alone. Nothing was asked"
     );
     refuse(&trains, 128_000_000_000).unwrap();
     let dataset_only = training(folder.path()).replace("[trainer]\nepochs = 3\n", "");
