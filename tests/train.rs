@@ -84,6 +84,9 @@ fn a_dataset_is_learnt_planned_first_and_resumed_to_the_bit() {
         assert!(err.contains(line), "{line}: {err}");
     }
     assert!(out.contains("Trained for 6 steps in"), "{out}");
+    if cfg!(target_os = "linux") {
+        assert!(out.contains("\nMemory: "), "{out}");
+    }
     assert!(out.contains("Loss on examples that it never saw"), "{out}");
     assert!(desk.path("whole/model/tokenizer.json").exists());
     // What is finished gives its result again.

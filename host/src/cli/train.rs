@@ -20,7 +20,7 @@ use crate::{
         Examples, TrainAlone, TrainAloneError, TrainStageError, TrainedAlone, train_alone,
         train_of_recipe,
     },
-    trainer::{TrainConfig, TrainError},
+    trainer::{self, TrainConfig, TrainError, plan::size},
 };
 
 /// Train a student on a dataset, and nothing else: no teacher, no key, no evaluation.
@@ -226,6 +226,9 @@ fn tell(dir: &Path, trained: &TrainedAlone) {
     let tokens: u64 = steps.iter().map(|step| step.tokens).sum();
     if seconds > 0.0 {
         println!("Speed: {:.0} tokens a second", tokens as f64 / seconds);
+    }
+    if let Some(peak) = trainer::memory::peak_bytes() {
+        println!("Memory: {} at most", size(peak));
     }
     let folder = trained.trained.folder.display();
     println!("The trained model is in {folder}");

@@ -1,4 +1,4 @@
-//! How much memory this process may still take.
+//! How much memory this process may still take, and has taken.
 
 use std::fs;
 
@@ -23,10 +23,19 @@ pub fn available_bytes() -> Option<u64> {
     }
 }
 
+/// The most memory that this process has had so far. Nothing where the system does not say.
+pub fn peak_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    kibibytes(&status, "VmHWM:")
+}
+
 fn machine_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    kibibytes(meminfo, "MemAvailable:")
+}
+
+/// The bytes of a line `NAME   123 kB`.
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(1024 * kibibytes)
 }
@@ -47,6 +56,8 @@ mod tests {
         let meminfo = "MemTotal:       16384 kB\nMemFree: 1 kB\nMemAvailable:    2048 kB\n";
         assert_eq!(machine_available(meminfo), Some(2 << 20));
         assert_eq!(machine_available("MemTotal: 1 kB"), None);
+        #[cfg(target_os = "linux")]
+        assert!(peak_bytes().is_some_and(|peak| peak > 1 << 20));
         assert_eq!(group_available("8000\n", "3000\n"), Some(5000));
         assert_eq!(group_available("max\n", "3000\n"), None);
     }

@@ -11,7 +11,7 @@ use super::batches::{Batches, pack};
 use super::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFolder, CheckpointState, NumericPath,
 };
-use super::config::{ConfigProblem, TrainConfig};
+use super::config::{ConfigProblem, TrainConfig, TrainDtype};
 use super::engine::{Capacity, Engine};
 use super::lora::Adapters;
 use super::operations::CpuOperations;
@@ -226,6 +226,11 @@ pub fn train(
             ));
             state.numeric_path = now;
         }
+    }
+    if job.config.dtype == TrainDtype::Bf16 && !operations.has_bf16_instructions() {
+        observer.on_notice(
+            "this processor has no instructions for bf16 (AVX-512 BF16): dtype = \"f32\" would be quicker here",
+        );
     }
     let resumed_from = state.step;
     observer.on_start(resumed_from, total_steps);

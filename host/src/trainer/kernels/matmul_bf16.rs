@@ -42,11 +42,18 @@ pub(in crate::trainer) fn matmul(
 
 /// The instruction set that products use on this machine: part of a run's numeric path.
 pub(in crate::trainer) fn instructions() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    if avx512::Bf16::detect().is_some() {
-        return "x86-64 avx512bf16";
+    match has_instructions() {
+        true => "x86-64 avx512bf16",
+        false => super::matmul::instructions(),
     }
-    super::matmul::instructions()
+}
+
+/// Whether there are instructions for such products.
+pub(in crate::trainer) fn has_instructions() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::Bf16::detect().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// The product without instructions of its own: rounded copies, multiplied in f32.

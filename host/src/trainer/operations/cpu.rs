@@ -30,6 +30,11 @@ impl CpuOperations {
         Self { dtype }
     }
 
+    /// Whether this machine multiplies bf16 numbers by instructions of its own.
+    pub fn has_bf16_instructions(self) -> bool {
+        kernels::matmul_bf16::has_instructions()
+    }
+
     /// The instruction set that products use on this machine: part of a run's numeric path.
     pub fn instructions(self) -> &'static str {
         match self.dtype {
