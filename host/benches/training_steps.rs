@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! training_steps prepare DIR [FILE]          # the model as a folder of f32, and the workloads
-//! training_steps train DIR/model DIR/WORKLOAD.json THREADS
+//! training_steps train DIR/model DIR/WORKLOAD.json THREADS f32|bf16
 //! ```
 //!
-//! A workload is settings, rows of tokens and the rows of each step. Three are written: `dense.json`, steps
-//! of 4 rows of 256 tokens, each a label; `alpaca.json`, rows in Alpaca's template, 32 a step;
-//! `curve.json`, 50 steps of 4 such rows. The rows come from the bundled seed tasks, those of up to 160
+//! A workload is settings, rows of tokens and the rows of each step. Written are `dense.json`, steps of 4
+//! rows of 256 tokens, each a label; `lean.json`, the same with less memory; `alpaca.json`, rows in Alpaca's
+//! template, 32 a step; `curve.json`, 50 steps of 4 such rows. Memory is used as the planner chooses where a
+//! user says nothing, but in `lean.json`. The rows come from the bundled seed tasks, those of up to 160
 //! tokens, which are about as long as Alpaca's; or from FILE, such as `alpaca_data.json`, cut as Stanford cuts.
 //!
 //! `train` prints one line of JSON a step.
@@ -23,7 +24,7 @@ use pacos::{
     trainer::{
         Row, StepRecord, TrainConfig, TrainJob, TrainObserver,
         batches::Batches,
-        config::TemplateName,
+        config::{MicroBatchTokens, RecomputeSetting, TemplateName, TrainDtype},
         memory,
         plan::{TokenLengths, plan},
         template::{ExampleText, StudentTokenizer, tokenize_all},
@@ -67,13 +68,17 @@ fn main() {
     match args[..] {
         ["prepare", dir] => prepare(Path::new(dir), None),
         ["prepare", dir, file] => prepare(Path::new(dir), Some(Path::new(file))),
-        ["train", model, workload, threads] => {
+        ["train", model, workload, threads, dtype @ ("f32" | "bf16")] => {
             let threads = threads.parse().expect("THREADS is a number");
-            train_steps(model, Path::new(workload), threads);
+            let dtype = match dtype {
+                "bf16" => TrainDtype::Bf16,
+                _ => TrainDtype::F32,
+            };
+            train_steps(model, Path::new(workload), threads, dtype);
         }
         _ => {
             eprintln!(
-                "expected prepare DIR [FILE], or train MODEL WORKLOAD.json THREADS; found {args:?}"
+                "expected prepare DIR [FILE], or train MODEL WORKLOAD.json THREADS f32|bf16; found {args:?}"
             );
             std::process::exit(2);
         }
@@ -107,12 +112,21 @@ fn prepare(dir: &Path, file: Option<&Path>) {
     let mut rows = dataset.rows;
 
     let tokens: Vec<u32> = rows.iter().flat_map(|row| row.input_ids.clone()).collect();
-    let dense = tokens.chunks_exact(DENSE).map(|ids| WorkloadRow {
-        form: 0,
-        input_ids: ids.to_vec(),
-        label_mask: vec![true; DENSE],
-    });
-    write(dir, "dense", &settings, dense.collect(), DENSE_ROWS, 5);
+    let dense = || -> Vec<WorkloadRow> {
+        let row = |ids: &[u32]| WorkloadRow {
+            form: 0,
+            input_ids: ids.to_vec(),
+            label_mask: vec![true; DENSE],
+        };
+        tokens.chunks_exact(DENSE).map(row).collect()
+    };
+    write(dir, "dense", &settings, dense(), DENSE_ROWS, 5);
+    let lean = TrainConfig {
+        micro_batch_tokens: MicroBatchTokens::Tokens(settings.max_seq_len),
+        recompute: RecomputeSetting::Elementwise,
+        ..settings.clone()
+    };
+    write(dir, "lean", &lean, dense(), DENSE_ROWS, 5);
 
     if file.is_none() {
         rows.retain(|row| row.input_ids.len() <= LONGEST);
@@ -161,10 +175,11 @@ fn write(
     std::fs::write(dir.join(name).with_extension("json"), text).expect("the workload is written");
 }
 
-fn train_steps(model: &str, workload: &Path, threads: usize) {
+fn train_steps(model: &str, workload: &Path, threads: usize, dtype: TrainDtype) {
     let file = std::fs::File::open(workload).expect("the workload is there");
-    let workload: Workload =
+    let mut workload: Workload =
         serde_json::from_reader(BufReader::new(file)).expect("the workload is one of ours");
+    workload.config.dtype = dtype;
     let source = model.parse().expect("the model has a name");
     let model = llama::open(&source, &mut |_| {}).expect("the model opens");
     let rows: Vec<Row> = workload

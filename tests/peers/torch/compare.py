@@ -16,6 +16,7 @@ import sys
 
 PEER = pathlib.Path(__file__).with_name("peer.py")
 PYTHON = os.environ.get("PACOS_PEER_PYTHON", sys.executable)
+F32, BF16 = "pacos, f32", "pacos, bf16"
 EAGER, COMPILED = "torch, eager", "torch, compiled"
 
 
@@ -67,16 +68,15 @@ class Rounds:
         return [self.rate(records, key) for records in self.runs[side]]
 
     def best_peer(self, key):
-        peers = [side for side in self.runs if side != "pacos"]
-        return max(peers, key=lambda side: statistics.median(self.rates(side, key)))
+        return max((EAGER, COMPILED), key=lambda side: statistics.median(self.rates(side, key)))
 
-    def ratios(self, key, peer):
-        return [ours / theirs for ours, theirs in zip(self.rates("pacos", key), self.rates(peer, key))]
+    def ratios(self, side, key, peer):
+        return [ours / theirs for ours, theirs in zip(self.rates(side, key), self.rates(peer, key))]
 
     def peaks(self, side):
         return [records[-1]["peak_bytes"] for records in self.runs[side]]
 
-    def show(self, goal):
+    def show(self, goals):
         for side in self.runs:
             first = [records[0]["seconds"] for records in self.runs[side]]
             peak = max(self.peaks(side)) / 1e9
@@ -85,14 +85,15 @@ class Rounds:
                 f"{statistics.median(self.rates(side, 'cpu_seconds')):6.0f} tokens a processor second, "
                 f"first step {statistics.median(first):.1f} s, peak memory {peak:.2f} GB"
             )
-        for name, key in (("by the clock", "seconds"), ("in processor time", "cpu_seconds")):
-            peer = self.best_peer(key)
-            print(f"  ratio {name}, to {peer}: {spread(self.ratios(key, peer))}; goal {goal:.1f}")
-        records = next(iter(self.runs.values()))[0]
-        padded = next((run[0] for side, run in self.runs.items() if side != "pacos"), None)
-        if padded:
-            share = total(padded[1:], "tokens") / total(padded[1:], "computed")
-            print(f"  {total(records[1:], 'tokens')} tokens a round; of what torch computes {share:.2f} is no padding")
+        if EAGER in self.runs:
+            for name, key in (("by the clock", "seconds"), ("in processor time", "cpu_seconds")):
+                peer = self.best_peer(key)
+                for side, goal in goals.items():
+                    ratio = spread(self.ratios(side, key, peer))
+                    print(f"  ratio {name}, {side} to {peer} f32: {ratio}; goal {goal:.1f}")
+            padded = self.runs[EAGER][0][1:]
+            share = total(padded, "tokens") / total(padded, "computed")
+            print(f"  {total(padded, 'tokens')} tokens a round; of what torch computes {share:.2f} is no padding")
         print(f"  load average {min(self.loads):.1f} to {max(self.loads):.1f}")
 
 
@@ -111,7 +112,10 @@ def main():
     versions = peer_versions()
     threads = str(args.threads)
     print(f"{threads} threads a side" if args.threads > 1 else "one thread a side")
-    sides = {"pacos": lambda workload: [args.bench, "train", args.dir / "model", args.dir / f"{workload}.json", threads]}
+    ours = lambda *options: lambda workload: [
+        args.bench, "train", args.dir / "model", args.dir / f"{workload}.json", threads, *options
+    ]
+    sides = {F32: ours("f32"), BF16: ours("bf16")}
     if versions is None:
         print(f"{PYTHON} has no torch with transformers, so there is no ratio. Run: pip install torch transformers")
     else:
@@ -123,32 +127,37 @@ def main():
     asked = args.only.split(",")
 
     if "curve" in asked and EAGER in sides:
-        print("\nloss curves, f32, from the same weights and batches")
-        ours, theirs = (steps(sides[side]("curve")) for side in ("pacos", EAGER))
-        apart = [abs(a["loss"] - b["loss"]) for a, b in zip(ours, theirs, strict=True)]
-        for at in (0, len(ours) // 2, len(ours) - 1):
-            print(f"  step {at + 1}: pacos {ours[at]['loss']:.6f}, torch {theirs[at]['loss']:.6f}")
-        worst = max(range(len(apart)), key=apart.__getitem__)
-        print(f"  largest difference of {len(apart)} steps: {apart[worst]:.1e}, at step {worst + 1}; goal 1e-3")
+        print("\nlosses of 50 steps from the same weights and batches")
+        peers = {"torch, f32": steps(sides[EAGER]("curve")), "torch, bf16 autocast": steps(torch("--autocast")("curve"))}
+        for side in (F32, BF16):
+            ours = steps(sides[side]("curve"))
+            for peer, theirs in peers.items():
+                apart = [a["loss"] - b["loss"] for a, b in zip(ours, theirs, strict=True)]
+                worst = max(range(len(apart)), key=lambda at: abs(apart[at]))
+                mean = statistics.mean(apart)
+                goal = "; goal 1e-3" if (side, peer) == (F32, "torch, f32") else ""
+                print(f"  {side} to {peer}: at most {apart[worst]:+.1e}, at step {worst + 1}; mean {mean:+.1e}{goal}", flush=True)
 
-    measured = {}
-    for workload, title, goal in (
-        ("dense", "4 rows of 256 tokens a step, each token a label, f32", 1.0),
-        ("alpaca", "rows in Alpaca's template, 32 a step, real tokens counted, f32", 5.0),
+    rounds = {}
+    for workload, title, goals in (
+        ("dense", "4 rows of 256 tokens a step, each token a label", {F32: 1.0, BF16: 3.0}),
+        ("alpaca", "rows in Alpaca's template, 32 a step, real tokens counted", {F32: 5.0, BF16: 5.0}),
     ):
         if workload in asked:
             print(f"\n{title}")
-            measured[workload] = Rounds(sides, workload, args.rounds)
-            if EAGER in sides:
-                measured[workload].show(goal)
-            else:
-                rate = statistics.median(measured[workload].rates("pacos", "seconds"))
-                print(f"  pacos alone: {rate:.0f} tokens/s")
-    if "dense" in measured and EAGER in sides:
-        rounds = measured["dense"]
-        least = min((side for side in rounds.runs if side != "pacos"), key=lambda side: min(rounds.peaks(side)))
-        ratios = [ours / theirs for ours, theirs in zip(rounds.peaks("pacos"), rounds.peaks(least))]
-        print(f"\npeak memory of the first of these, of {least}'s: {spread(ratios)}; goal at most 0.5")
+            rounds[workload] = Rounds(sides, workload, args.rounds)
+            rounds[workload].show(goals)
+    if "dense" in rounds and EAGER in sides:
+        print("\npeak memory of the first of these, of torch's; goal at most 0.5")
+        lean = {side: steps(sides[side]("lean")) for side in (F32, BF16)}
+        for peer in (EAGER, COMPILED):
+            theirs = min(rounds["dense"].peaks(peer))
+            for side in (F32, BF16):
+                planned = max(rounds["dense"].peaks(side)) / theirs
+                least = lean[side][-1]["peak_bytes"] / theirs
+                print(f"  {side} to {peer}: {planned:.2f} as planned, {least:.2f} with less memory")
+        for side, records in lean.items():
+            print(f"  {side} with less memory: {rounds['dense'].rate(records, 'cpu_seconds'):.0f} tokens a processor second")
 
 
 if __name__ == "__main__":

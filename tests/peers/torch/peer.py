@@ -1,6 +1,6 @@
 """PyTorch's side of tests/peers/training: trains on a workload of the `training_steps` bench.
 
-    python peer.py [--compile] MODEL_FOLDER WORKLOAD.json THREADS
+    python peer.py [--compile] [--autocast] MODEL_FOLDER WORKLOAD.json THREADS
 
 Rows go through the model four at a time, as Stanford's train.py has it, padded on the right to the longest of
 the four; gradients of a step's micro-batches are added up, and the loss is the mean over the labels of the
@@ -52,6 +52,7 @@ def cpu_seconds():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--autocast", action="store_true", help="bf16, where autocast takes it")
     parser.add_argument("model")
     parser.add_argument("workload")
     parser.add_argument("threads", type=int)
@@ -93,7 +94,8 @@ def main():
         for first in range(0, len(chosen), MICRO_BATCH):
             batch = collate(chosen[first : first + MICRO_BATCH], pad)
             computed += batch["input_ids"].numel()
-            part = forward(**batch, num_items_in_batch=labels, use_cache=False).loss
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.autocast):
+                part = forward(**batch, num_items_in_batch=labels, use_cache=False).loss
             part.backward()
             loss += part.item()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config["max_grad_norm"]).item()
