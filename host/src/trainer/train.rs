@@ -202,7 +202,7 @@ pub fn train(
                 epoch: 0,
                 rows_used: 0,
                 identity,
-                numeric_path: numeric_path(job, &*operations),
+                numeric_path: numeric_path(job, &operations),
                 history: Vec::new(),
                 held_out: Vec::new(),
             };
@@ -216,7 +216,7 @@ pub fn train(
             micro_batch_tokens: state.numeric_path.micro_batch_tokens,
             recompute: state.numeric_path.recompute,
             shared_prefixes: state.numeric_path.shared_prefixes.clone(),
-            ..numeric_path(job, &*operations)
+            ..numeric_path(job, &operations)
         };
         if now != state.numeric_path {
             observer.on_notice(&format!(

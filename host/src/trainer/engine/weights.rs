@@ -77,13 +77,16 @@ impl ModelTensors<Option<Tensor>> {
     }
 }
 
+/// Gives a part of the base model in a shape.
+type View<'a, T> = dyn Fn(Range<usize>, &[usize]) -> Result<T> + 'a;
+
 /// Lays out a model's tensors: `view` gives a part of the base model in a shape, `adapters` are their
 /// places and the values to view.
 fn gather<T: Clone>(
     config: &LlamaConfig,
     base: &ParameterSet,
     adapters: Option<(&Adapters, &ParameterSet)>,
-    view: &dyn Fn(Range<usize>, &[usize]) -> Result<T>,
+    view: &View<'_, T>,
 ) -> Result<ModelTensors<T>> {
     let range = |name: &str| {
         base.range(name)
