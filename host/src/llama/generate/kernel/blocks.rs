@@ -167,6 +167,8 @@ pub(super) struct Nibbles<N, const M: usize> {
 }
 
 impl<N: Number, const M: usize> Nibbles<N, M> {
+    const LEAST: f32 = if M == 0 { -8.0 } else { 0.0 };
+
     pub(super) fn set(&mut self, lane: usize, scale: N, minimum: [N; M], bytes: &[u8]) {
         self.scales[lane] = scale;
         for (minima, minimum) in self.minima.iter_mut().zip(minimum) {
@@ -193,8 +195,6 @@ impl<N: Number, const M: usize> Nibbles<N, M> {
             store_halves(slab, weights(0), weights(1));
         }
     }
-
-    const LEAST: f32 = if M == 0 { -8.0 } else { 0.0 };
 }
 
 impl<N: Number, const M: usize> Block for Nibbles<N, M> {

@@ -84,7 +84,7 @@ const FORMATS: [(Format, GgmlDType); 10] = [
 /// makes of it.
 fn from_file(format: Format, outputs: usize, inputs: usize) -> (Stored, Vec<f32>) {
     let (_, dtype) = FORMATS.into_iter().find(|(f, _)| *f == format).unwrap();
-    let mut numbers = numbers(outputs * inputs, 9).into_iter();
+    let mut numbers = numbers(3 * outputs * inputs, 9).into_iter();
     let mut number = || numbers.next().unwrap();
     let mut bytes = vec![0; format.bytes(outputs * inputs)];
     // Where the numbers of 16 bits of a block lie.
