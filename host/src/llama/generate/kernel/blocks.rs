@@ -113,12 +113,12 @@ impl<N: Number> Block for Narrow<N> {
         self.0[lane].widen()
     }
 
-    fn unpack(&self, slabs: &mut [Slab], with: Instructions) {
+    fn unpack(blocks: &[Self], slabs: &mut [Slab], with: Instructions) {
         match with {
             // SAFETY: `Instructions::Avx512` is made only where the processor has AVX-512F.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { self.unpack_avx512(&mut slabs[0]) },
-            _ => unpack_by_weight(self, slabs),
+            Instructions::Avx512 => unsafe { Self::unpack_avx512(blocks, slabs) },
+            _ => unpack_by_weight(blocks, slabs),
         }
     }
 
@@ -146,10 +146,12 @@ impl<N: Number> Block for Narrow<N> {
 #[cfg(target_arch = "x86_64")]
 impl<N: Number> Narrow<N> {
     #[target_feature(enable = "avx512f")]
-    fn unpack_avx512(&self, slab: &mut Slab) {
-        // SAFETY: this function has AVX-512F.
-        let [low, high] = unsafe { N::load(&self.0) };
-        store_halves(slab, low, high);
+    fn unpack_avx512(blocks: &[Self], slabs: &mut [Slab]) {
+        for (block, slab) in blocks.iter().zip(slabs) {
+            // SAFETY: this function has AVX-512F.
+            let [low, high] = unsafe { N::load(&block.0) };
+            store_halves(slab, low, high);
+        }
     }
 }
 
@@ -216,12 +218,16 @@ impl<N: Number, const M: usize> Block for Nibbles<N, M> {
         }
     }
 
-    fn unpack(&self, slabs: &mut [Slab], with: Instructions) {
+    fn unpack(blocks: &[Self], slabs: &mut [Slab], with: Instructions) {
         match with {
-            // SAFETY: `Instructions::Avx512` is made only where the processor has AVX-512F.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { self.unpack_avx512(slabs) },
-            _ => unpack_by_weight(self, slabs),
+            Instructions::Avx512 => {
+                for (block, slabs) in blocks.iter().zip(slabs.chunks_exact_mut(Self::INPUTS)) {
+                    // SAFETY: `Instructions::Avx512` is made only where the processor has AVX-512F.
+                    unsafe { block.unpack_avx512(slabs) };
+                }
+            }
+            _ => unpack_by_weight(blocks, slabs),
         }
     }
 
@@ -345,12 +351,16 @@ impl<N: Number, const M: usize, const WORDS: usize> Block for Bytes<N, M, WORDS>
         }
     }
 
-    fn unpack(&self, slabs: &mut [Slab], with: Instructions) {
+    fn unpack(blocks: &[Self], slabs: &mut [Slab], with: Instructions) {
         match with {
-            // SAFETY: `Instructions::Avx512` is made only where the processor has AVX-512F.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { self.unpack_avx512(slabs) },
-            _ => unpack_by_weight(self, slabs),
+            Instructions::Avx512 => {
+                for (block, slabs) in blocks.iter().zip(slabs.chunks_exact_mut(Self::INPUTS)) {
+                    // SAFETY: `Instructions::Avx512` is made only where the processor has AVX-512F.
+                    unsafe { block.unpack_avx512(slabs) };
+                }
+            }
+            _ => unpack_by_weight(blocks, slabs),
         }
     }
 
@@ -416,10 +426,12 @@ fn set_words(words: &mut [[u32; PANEL]], lane: usize, bytes: &[u8]) {
     }
 }
 
-fn unpack_by_weight<B: Block>(block: &B, slabs: &mut [Slab]) {
-    for (input, slab) in slabs[..B::INPUTS].iter_mut().enumerate() {
-        for (lane, weight) in slab.0.iter_mut().enumerate() {
-            *weight = block.weight(input, lane);
+fn unpack_by_weight<B: Block>(blocks: &[B], slabs: &mut [Slab]) {
+    for (block, slabs) in blocks.iter().zip(slabs.chunks_exact_mut(B::INPUTS)) {
+        for (input, slab) in slabs.iter_mut().enumerate() {
+            for (lane, weight) in slab.0.iter_mut().enumerate() {
+                *weight = block.weight(input, lane);
+            }
         }
     }
 }

@@ -239,9 +239,7 @@ fn unpacked<B: Block>(
             Some(slabs) => slabs,
             None => {
                 room.resize(UNPACKED, Slab::ZERO);
-                for (block, slabs) in blocks.iter().zip(room.chunks_exact_mut(B::INPUTS)) {
-                    block.unpack(slabs, with);
-                }
+                B::unpack(blocks, room, with);
                 &room[..blocks.len() * B::INPUTS]
             }
         };

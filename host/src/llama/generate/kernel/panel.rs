@@ -27,8 +27,8 @@ pub(super) trait Block: Copy + Send + Sync + 'static {
         None
     }
 
-    /// Writes the weights of all inputs.
-    fn unpack(&self, slabs: &mut [Slab], with: Instructions);
+    /// Writes the weights of all inputs of the blocks.
+    fn unpack(blocks: &[Self], slabs: &mut [Slab], with: Instructions);
 
     /// A panel times `R` rows of x (`[R, inputs]`), straight from the blocks.
     ///
@@ -50,8 +50,8 @@ impl Block for Slab {
         Some(blocks)
     }
 
-    fn unpack(&self, slabs: &mut [Slab], _with: Instructions) {
-        slabs[0] = *self;
+    fn unpack(blocks: &[Self], slabs: &mut [Slab], _with: Instructions) {
+        slabs[..blocks.len()].copy_from_slice(blocks);
     }
 
     #[cfg(target_arch = "x86_64")]
