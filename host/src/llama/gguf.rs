@@ -6,12 +6,11 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 
 use super::config::LlamaConfig;
-use super::generate::Stored;
+use super::generate::{Format, Stored};
 
 /// Why a GGUF file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -176,8 +175,8 @@ impl GgufFile {
             })
     }
 
-    /// One tensor, named in GGUF's spelling, in its blocks where inference computes with them, otherwise
-    /// dequantised to f32; layout as stored.
+    /// One tensor, named in GGUF's spelling; a matrix in its blocks where inference computes with them, all
+    /// else dequantised to f32; layout as stored.
     pub(super) fn stored(&mut self, name: &str) -> Result<Stored, GgufError> {
         let damaged = |reason: String| GgufError::Damaged {
             path: self.path.clone(),
@@ -186,22 +185,17 @@ impl GgufFile {
         let info = self.content.tensor_infos.get(name);
         let info = info.ok_or_else(|| damaged("the file has none".to_owned()))?;
         let dtype = info.ggml_dtype;
-        let whole = info
-            .shape
-            .dims()
-            .last()
-            .is_some_and(|width| width % dtype.block_size() == 0);
-        let kept = match dtype {
-            GgmlDType::Q4_1 if whole => Stored::Q4 as fn(Vec<u8>) -> Stored,
-            GgmlDType::Q8_0 if whole => Stored::Q8,
-            _ => {
-                let tensor = self.tensor(name)?;
-                let numbers = tensor.flatten_all().and_then(|tensor| tensor.to_vec1());
-                return Ok(Stored::F32(numbers.map_err(|e| GgufError::Damaged {
-                    path: self.path.clone(),
-                    reason: format!("tensor {name}: {e}"),
-                })?));
-            }
+        let whole = match info.shape.dims() {
+            [_, width] => width.is_multiple_of(dtype.block_size()),
+            _ => false,
+        };
+        let Some(format) = Format::of(dtype).filter(|_| whole) else {
+            let tensor = self.tensor(name)?;
+            let numbers = tensor.flatten_all().and_then(|tensor| tensor.to_vec1());
+            return Ok(Stored::F32(numbers.map_err(|e| GgufError::Damaged {
+                path: self.path.clone(),
+                reason: format!("tensor {name}: {e}"),
+            })?));
         };
         let count = info.shape.elem_count() / dtype.block_size();
         let mut bytes = vec![0; count * dtype.type_size()];
@@ -210,7 +204,7 @@ impl GgufFile {
             .seek(place)
             .and_then(|_| self.reader.read_exact(&mut bytes))
             .map_err(|e| damaged(e.to_string()))?;
-        Ok(kept(bytes))
+        Ok(Stored::Blocks(format, bytes))
     }
 
     /// The divisors of the rotary frequencies that Llama 3.1 files carry, if any.
@@ -307,6 +301,22 @@ pub fn to_hugging_face_layout(
         .reshape((rows, columns))
 }
 
+/// As [`to_hugging_face_layout`], for a matrix in whatever blocks.
+pub(super) fn rows_to_hugging_face_layout(
+    name: &str,
+    matrix: Stored,
+    config: &LlamaConfig,
+) -> Stored {
+    if rotated_heads(name, config).is_none() {
+        return matrix;
+    }
+    let (width, half) = (config.head_dim, config.head_dim / 2);
+    matrix.with_rows(config.hidden_size, |row| {
+        let (head, place) = (row / width, row % width);
+        head * width + place % half * 2 + place / half
+    })
+}
+
 /// The inverse of [`to_hugging_face_layout`].
 pub fn to_gguf_layout(
     name: &str,
@@ -325,7 +335,7 @@ pub fn to_gguf_layout(
 }
 
 /// Number of heads in a projection (Hugging Face name) whose output is turned by RoPE.
-pub(super) fn rotated_heads(name: &str, config: &LlamaConfig) -> Option<usize> {
+fn rotated_heads(name: &str, config: &LlamaConfig) -> Option<usize> {
     if name.ends_with("self_attn.q_proj.weight") {
         Some(config.num_attention_heads)
     } else if name.ends_with("self_attn.k_proj.weight") {

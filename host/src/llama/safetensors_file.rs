@@ -13,6 +13,7 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use super::durable;
+use super::generate::{Format, Stored};
 use super::weights::WeightsError;
 
 /// The longest header that the reference implementation reads, in bytes.
@@ -84,6 +85,37 @@ impl SafetensorsFile {
     }
 
     pub(super) fn tensor(&mut self, name: &str, dtype: DType) -> Result<Tensor, WeightsError> {
+        let (stored, shape, bytes) = self.read(name)?;
+        Tensor::from_raw_buffer(&bytes, stored, &shape, &Device::Cpu)
+            .and_then(|t| t.to_dtype(dtype))
+            .map_err(|source| WeightsError::Tensor {
+                name: name.to_owned(),
+                source,
+            })
+    }
+
+    /// One tensor; a matrix of 16-bit numbers as it is, all else as f32.
+    pub(super) fn stored(&mut self, name: &str) -> Result<Stored, WeightsError> {
+        let (stored, shape, bytes) = self.read(name)?;
+        let format = match (stored, shape.len()) {
+            (DType::F16, 2) => Some(Format::F16),
+            (DType::BF16, 2) => Some(Format::Bf16),
+            _ => None,
+        };
+        if let Some(format) = format {
+            return Ok(Stored::Blocks(format, bytes));
+        }
+        Tensor::from_raw_buffer(&bytes, stored, &shape, &Device::Cpu)
+            .and_then(|t| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1())
+            .map(Stored::F32)
+            .map_err(|source| WeightsError::Tensor {
+                name: name.to_owned(),
+                source,
+            })
+    }
+
+    /// Element type, shape and bytes of a tensor.
+    fn read(&mut self, name: &str) -> Result<(DType, Vec<usize>, Vec<u8>), WeightsError> {
         let bad = |reason: String| WeightsError::Safetensors {
             path: self.path.clone(),
             reason,
@@ -112,12 +144,7 @@ impl SafetensorsFile {
                 path: self.path.clone(),
                 source,
             })?;
-        Tensor::from_raw_buffer(&bytes, stored, &info.shape, &Device::Cpu)
-            .and_then(|t| t.to_dtype(dtype))
-            .map_err(|source| WeightsError::Tensor {
-                name: name.to_owned(),
-                source,
-            })
+        Ok((stored, info.shape.clone(), bytes))
     }
 }
 

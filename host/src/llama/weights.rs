@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::config::LlamaConfig;
+use super::generate::Stored;
 use super::gguf::{self, GgufError, GgufFile};
 use super::safetensors_file::{self, SafetensorsFile};
 
@@ -66,6 +67,29 @@ impl WeightsReader {
                         name: name.to_owned(),
                         source,
                     })
+            }
+        }
+    }
+}
+
+impl WeightsReader {
+    /// One tensor by its Hugging Face name, in Hugging Face's layout; a matrix in the numbers of the file
+    /// where inference computes with them, all else as f32.
+    pub(super) fn stored(&mut self, name: &str) -> Result<Stored, WeightsError> {
+        let known = "opening has checked that every tensor of the configuration is there";
+        match &mut self.0 {
+            Opened::Folder { files, place } => {
+                let number = *place.get(name).expect(known);
+                files[number].stored(name)
+            }
+            Opened::Gguf(opened) => {
+                let stored = opened.stored.get(name).expect(known);
+                let matrix = opened.file.stored(stored)?;
+                Ok(gguf::rows_to_hugging_face_layout(
+                    name,
+                    matrix,
+                    &opened.config,
+                ))
             }
         }
     }
@@ -291,7 +315,7 @@ impl Weights {
     }
 
     /// Hugging Face's name of each tensor of a GGUF file, with the name that it has there.
-    pub(super) fn survey_gguf(
+    fn survey_gguf(
         file: &GgufFile,
         config: &LlamaConfig,
     ) -> Result<BTreeMap<String, String>, WeightsError> {

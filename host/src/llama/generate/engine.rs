@@ -78,7 +78,8 @@ impl Drop for Inner {
 impl Engine {
     /// Arranges a model's weights for inference and starts its decoding thread.
     ///
-    /// Memory: a GGUF file's Q4_1 and Q8_0 matrices as they are there, 4 bytes a parameter of all others;
+    /// Memory: matrices in f16, bf16 and a GGUF file's `Q4_0`, `Q4_1` and `Q8_0` as they are there; 6 bits a
+    /// parameter for `Q4_K`, 8.5 for `Q5_0`, 9 for `Q5_1`, 10 for `Q5_K` and `Q6_K`; 4 bytes a parameter of all others;
     /// and [`Engine::kv_bytes_per_token`] for every token of the requests being decoded or kept to be shared.
     pub fn start(
         model: impl Into<InferenceModel>,

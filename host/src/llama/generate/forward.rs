@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::kernel::{
-    AttentionShape, Instructions, LayerCache, PackedMatrix, Stored, add, attend, rms_norm, swiglu,
+    AttentionShape, Instructions, LayerCache, PackedMatrix, add, attend, rms_norm, swiglu,
 };
 use super::model::StoredWeights;
 use crate::llama::config::LlamaConfig;
@@ -72,19 +72,29 @@ impl Decoder {
         context: usize,
     ) -> candle_core::Result<Self> {
         let mut weights = weights.into();
-        let mut take = |name: &str| weights.take(&format!("{name}.weight"));
+        let take =
+            |weights: &mut StoredWeights, name: &str| weights.take(&format!("{name}.weight"));
+        let vector = |weights: &mut StoredWeights, name: &str| {
+            weights.take_vector(&format!("{name}.weight"))
+        };
         let hidden = config.hidden_size;
-        let embedding = PackedMatrix::pack(hidden, &[&take("model.embed_tokens")?]);
+        let embedding = PackedMatrix::pack(hidden, &[&take(&mut weights, "model.embed_tokens")?]);
         let head = if config.tie_word_embeddings {
             None
         } else {
-            Some(PackedMatrix::pack(hidden, &[&take("lm_head")?]))
+            Some(PackedMatrix::pack(
+                hidden,
+                &[&take(&mut weights, "lm_head")?],
+            ))
         };
-        let norm = numbers(take("model.norm")?);
+        let norm = vector(&mut weights, "model.norm")?;
         let queries = config.num_attention_heads * config.head_dim;
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for number in 0..config.num_hidden_layers {
-            let mut part = |name: &str| take(&format!("model.layers.{number}.{name}"));
+            let layer = |name: &str| format!("model.layers.{number}.{name}");
+            let attention_norm = vector(&mut weights, &layer("input_layernorm"))?;
+            let feed_forward_norm = vector(&mut weights, &layer("post_attention_layernorm"))?;
+            let mut part = |name: &str| take(&mut weights, &layer(name));
             let (q, k, v) = (
                 part("self_attn.q_proj")?,
                 part("self_attn.k_proj")?,
@@ -92,10 +102,10 @@ impl Decoder {
             );
             let (gate, up) = (part("mlp.gate_proj")?, part("mlp.up_proj")?);
             layers.push(Layer {
-                attention_norm: numbers(part("input_layernorm")?),
+                attention_norm,
                 query_key_value: PackedMatrix::pack(hidden, &[&q, &k, &v]),
                 attention_output: PackedMatrix::pack(queries, &[&part("self_attn.o_proj")?]),
-                feed_forward_norm: numbers(part("post_attention_layernorm")?),
+                feed_forward_norm,
                 gate_up: PackedMatrix::pack(hidden, &[&gate, &up]),
                 down: PackedMatrix::pack(config.intermediate_size, &[&part("mlp.down_proj")?]),
             });
@@ -214,8 +224,4 @@ impl Decoder {
         }
         logits
     }
-}
-
-fn numbers(vector: Stored) -> Vec<f32> {
-    vector.numbers().into_owned()
 }

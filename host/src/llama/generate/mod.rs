@@ -15,7 +15,7 @@ mod tests;
 mod text;
 
 pub use engine::{Engine, EngineOptions};
-pub(in crate::llama) use kernel::Stored;
+pub(in crate::llama) use kernel::{Format, Stored};
 pub use model::InferenceModel;
 pub use request::{
     Completion, CompletionRequest, Constraint, FinishReason, GenerateError, LogLikelihood, Prompt,

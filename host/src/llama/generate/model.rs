@@ -1,4 +1,4 @@
-//! A model read for inference: quantized weights stay as the file has them.
+//! A model read for inference: weights of few bits stay as the file has them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,6 @@ use candle_core::{DType, Tensor};
 
 use super::kernel::Stored;
 use crate::llama::config::LlamaConfig;
-use crate::llama::gguf::{self, GgufFile};
 use crate::llama::source::{LocalModel, Model, OnProgress, SourceError};
 use crate::llama::tokenizer::Tokenizer;
 use crate::llama::weights::{Weights, WeightsError};
@@ -21,8 +20,8 @@ pub struct InferenceModel {
 }
 
 impl InferenceModel {
-    /// Reads a model. The blocks of a GGUF file's Q4_1 and Q8_0 matrices are kept; all else becomes f32.
-    /// Both give the same answers, to the bit.
+    /// Reads a model. Matrices in f16 and bf16 and the blocks of a GGUF file's `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`,
+    /// `Q8_0`, `Q4_K`, `Q5_K` and `Q6_K` matrices are kept; all else becomes f32. Both give the same answers, to the bit.
     ///
     /// # Errors
     /// As [`LocalModel::open`].
@@ -31,11 +30,7 @@ impl InferenceModel {
         std::thread::scope(|scope| {
             let weights = scope.spawn(|| -> Result<StoredWeights, SourceError> {
                 let config = LlamaConfig::load(&model.path)?;
-                Ok(if model.path.is_dir() {
-                    Weights::load(&model.path, &config)?.into()
-                } else {
-                    StoredWeights::of_gguf(&model.path, &config)?
-                })
+                Ok(StoredWeights::read(&model.path, &config)?)
             });
             let shape = scope.spawn(|| model.shape());
             let identity = model.identity(progress);
@@ -79,24 +74,12 @@ impl From<Weights> for StoredWeights {
 }
 
 impl StoredWeights {
-    fn of_gguf(path: &Path, config: &LlamaConfig) -> Result<Self, WeightsError> {
-        let mut file = GgufFile::open(path)?;
-        let names = Weights::survey_gguf(&file, config)?;
+    fn read(path: &Path, config: &LlamaConfig) -> Result<Self, WeightsError> {
+        let mut reader = Weights::reader(path, config)?;
         let mut weights = BTreeMap::new();
-        for (name, stored) in names {
-            let matrix = file.stored(&stored)?;
-            let matrix = match gguf::rotated_heads(&name, config) {
-                None => matrix,
-                Some(_) => {
-                    let (width, half) = (config.head_dim, config.head_dim / 2);
-                    // The order that `gguf::to_hugging_face_layout` makes, for rows of blocks.
-                    matrix.with_rows(config.hidden_size, |row| {
-                        let (head, place) = (row / width, row % width);
-                        head * width + place % half * 2 + place / half
-                    })
-                }
-            };
-            weights.insert(name, Weight::Stored(matrix));
+        for (name, _) in config.tensor_shapes() {
+            let stored = reader.stored(&name)?;
+            weights.insert(name, Weight::Stored(stored));
         }
         Ok(Self(weights))
     }
@@ -112,4 +95,18 @@ impl StoredWeights {
             }
         }
     }
+
+    /// Takes a norm's weights out.
+    pub(super) fn take_vector(&mut self, name: &str) -> candle_core::Result<Vec<f32>> {
+        match self.take(name)? {
+            Stored::F32(numbers) => Ok(numbers),
+            Stored::Blocks(..) => {
+                candle_core::bail!("tensor {name} is a matrix, expected a vector")
+            }
+        }
+    }
 }
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;

@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::Instructions;
-use super::panel::{Block, PANEL, Q4Block, Q8Block, Slab, tile};
+use super::panel::{Block, PANEL, Slab, tile};
+use super::stored::{self, Format, Stored};
 
 /// Rows whose sums stay in registers together.
 const ROWS: usize = 8;
@@ -14,97 +15,57 @@ const UNPACKED: usize = 512;
 /// Panels that one task takes at least; fewer are not worth another thread's wake-up.
 const PANELS_PER_TASK: usize = 3;
 
-/// A matrix `[outputs, inputs]` as it comes, row by row.
-#[derive(Debug)]
-pub(in crate::llama) enum Stored {
-    /// f32 numbers.
-    F32(Vec<f32>),
-    /// GGUF's blocks of 32 4-bit integers with scale and minimum.
-    Q4(Vec<u8>),
-    /// GGUF's blocks of 32 8-bit integers with a scale.
-    Q8(Vec<u8>),
-}
-
 /// A weight matrix `[outputs, inputs]`, stored as panels of 32 outputs, inputs outermost.
 pub(in super::super) struct PackedMatrix {
     outputs: usize,
     inputs: usize,
-    panels: Panels,
+    /// One under the other; one for each run of matrices in one format.
+    parts: Vec<Part>,
 }
 
-enum Panels {
-    F32(Vec<Slab>),
-    Q4(Vec<Q4Block>),
-    Q8(Vec<Q8Block>),
+struct Part {
+    outputs: usize,
+    panels: Box<dyn Panels>,
+}
+
+/// The panels of a part, in whatever blocks.
+trait Panels: Send + Sync {
+    /// The weights of one output.
+    fn row(&self, output: usize, row: &mut [f32]);
+
+    /// The products with rows of x; `y` has the part's own columns of each row.
+    fn multiply(&self, x: &[f32], y: Vec<&mut [f32]>, inputs: usize, with: Instructions);
 }
 
 impl PackedMatrix {
-    /// Packs matrices `[outputs, inputs]` that share their inputs, one under the other.
-    ///
-    /// Quantized blocks stay as they are where all the matrices have the same kind.
+    /// Packs matrices `[outputs, inputs]` that share their inputs, one under the other, in the blocks that
+    /// each of them has.
     pub(in super::super) fn pack(inputs: usize, matrices: &[&Stored]) -> Self {
-        let all = |bytes: fn(&Stored) -> Option<&[u8]>, size: usize| -> Option<Vec<&[u8]>> {
-            let mut rows = Vec::new();
-            for matrix in matrices {
-                rows.extend(bytes(matrix)?.chunks_exact(inputs / 32 * size));
-            }
-            Some(rows)
+        let format = |matrix: &Stored| match matrix {
+            Stored::F32(_) => None,
+            Stored::Blocks(format, _) => Some(*format),
         };
-        fn q4(matrix: &Stored) -> Option<&[u8]> {
-            match matrix {
-                Stored::Q4(bytes) => Some(bytes),
-                _ => None,
-            }
-        }
-        fn q8(matrix: &Stored) -> Option<&[u8]> {
-            match matrix {
-                Stored::Q8(bytes) => Some(bytes),
-                _ => None,
-            }
-        }
-        let (outputs, panels) = if let Some(rows) = all(q4, Q4Block::BYTES) {
-            let set = |block: &mut Q4Block, lane, row: &[u8], i| {
-                block.set(lane, &row[i * Q4Block::BYTES..]);
-            };
-            (rows.len(), Panels::Q4(pack_rows(inputs, &rows, set)))
-        } else if let Some(rows) = all(q8, Q8Block::BYTES) {
-            let set = |block: &mut Q8Block, lane, row: &[u8], i| {
-                block.set(lane, &row[i * Q8Block::BYTES..]);
-            };
-            (rows.len(), Panels::Q8(pack_rows(inputs, &rows, set)))
-        } else {
-            let numbers: Vec<_> = matrices.iter().map(|matrix| matrix.numbers()).collect();
-            let rows: Vec<&[f32]> = numbers
-                .iter()
-                .flat_map(|numbers| numbers.chunks_exact(inputs))
-                .collect();
-            let set = |slab: &mut Slab, lane: usize, row: &[f32], i: usize| slab.0[lane] = row[i];
-            (rows.len(), Panels::F32(pack_rows(inputs, &rows, set)))
-        };
+        let parts: Vec<Part> = matrices
+            .chunk_by(|a, b| format(a) == format(b))
+            .map(|matrices| Part::pack(inputs, matrices))
+            .collect();
         Self {
-            outputs,
+            outputs: parts.iter().map(|part| part.outputs).sum(),
             inputs,
-            panels,
+            parts,
         }
     }
 
     /// The weights of one output.
     pub(in super::super) fn row(&self, output: usize, row: &mut [f32]) {
-        match &self.panels {
-            Panels::F32(blocks) => self.row_of(blocks, output, row),
-            Panels::Q4(blocks) => self.row_of(blocks, output, row),
-            Panels::Q8(blocks) => self.row_of(blocks, output, row),
-        }
-    }
-
-    fn row_of<B: Block>(&self, blocks: &[B], output: usize, row: &mut [f32]) {
-        let length = self.inputs / B::INPUTS;
-        let panel = &blocks[output / PANEL * length..][..length];
-        for (block, row) in panel.iter().zip(row.chunks_exact_mut(B::INPUTS)) {
-            for (input, weight) in row.iter_mut().enumerate() {
-                *weight = block.weight(input, output % PANEL);
+        let mut output = output;
+        for part in &self.parts {
+            if output < part.outputs {
+                return part.panels.row(output, row);
             }
+            output -= part.outputs;
         }
+        panic!("the matrix has {} outputs", self.outputs);
     }
 
     /// Computes `y[r, o] = sum over i of x[r, i] * w[o, i]` for every row of `x` (`[rows, inputs]`).
@@ -112,19 +73,77 @@ impl PackedMatrix {
     /// # Panics
     /// If `x` is no whole number of rows, or `y` is not `[rows, outputs]`.
     pub(in super::super) fn multiply(&self, x: &[f32], y: &mut [f32], with: Instructions) {
-        match &self.panels {
-            Panels::F32(blocks) => self.multiply_by(blocks, x, y, with),
-            Panels::Q4(blocks) => self.multiply_by(blocks, x, y, with),
-            Panels::Q8(blocks) => self.multiply_by(blocks, x, y, with),
-        }
-    }
-
-    fn multiply_by<B: Block>(&self, blocks: &[B], x: &[f32], y: &mut [f32], with: Instructions) {
         let rows = x.len() / self.inputs;
         assert_eq!(x.len(), rows * self.inputs, "x is [rows, inputs]");
         assert_eq!(y.len(), rows * self.outputs, "y is [rows, outputs]");
-        let length = self.inputs / B::INPUTS;
-        let panels = blocks.len() / length;
+        let mut rest: Vec<&mut [f32]> = y.chunks_exact_mut(self.outputs).collect();
+        for part in &self.parts {
+            let split = rest.into_iter().map(|row| row.split_at_mut(part.outputs));
+            let (columns, others) = split.unzip();
+            rest = others;
+            part.panels.multiply(x, columns, self.inputs, with);
+        }
+    }
+}
+
+impl Part {
+    /// Packs matrices of one format.
+    fn pack(inputs: usize, matrices: &[&Stored]) -> Self {
+        let mut numbers: Vec<&[f32]> = Vec::new();
+        let mut blocks: Vec<&[u8]> = Vec::new();
+        let mut kept = None;
+        for matrix in matrices {
+            match matrix {
+                Stored::F32(rows) => numbers.extend(rows.chunks_exact(inputs)),
+                Stored::Blocks(format, rows) => {
+                    kept = Some(*format);
+                    blocks.extend(rows.chunks_exact(format.bytes(inputs)));
+                }
+            }
+        }
+        fn boxed<B: Block>(
+            inputs: usize,
+            rows: &[&[u8]],
+            set: impl Fn(&mut B, usize, &[u8], usize) + Sync,
+        ) -> Box<dyn Panels> {
+            Box::new(pack_rows(inputs, rows, set))
+        }
+        let set_f32 = |slab: &mut Slab, lane: usize, row: &[f32], i: usize| slab.0[lane] = row[i];
+        let panels = match kept {
+            None => Box::new(pack_rows(inputs, &numbers, set_f32)),
+            Some(Format::F16) => boxed(inputs, &blocks, stored::set_f16),
+            Some(Format::Bf16) => boxed(inputs, &blocks, stored::set_bf16),
+            Some(Format::Q4_0) => boxed(inputs, &blocks, stored::set_q4_0),
+            Some(Format::Q4_1) => boxed(inputs, &blocks, stored::set_q4_1),
+            Some(Format::Q5_0) => boxed(inputs, &blocks, stored::set_q5_0),
+            Some(Format::Q5_1) => boxed(inputs, &blocks, stored::set_q5_1),
+            Some(Format::Q8_0) => boxed(inputs, &blocks, stored::set_q8_0),
+            Some(Format::Q4K) => boxed(inputs, &blocks, stored::set_q4_k),
+            Some(Format::Q5K) => boxed(inputs, &blocks, stored::set_q5_k),
+            Some(Format::Q6K) => boxed(inputs, &blocks, stored::set_q6_k),
+        };
+        Self {
+            outputs: numbers.len() + blocks.len(),
+            panels,
+        }
+    }
+}
+
+impl<B: Block> Panels for Vec<B> {
+    fn row(&self, output: usize, row: &mut [f32]) {
+        let length = row.len() / B::INPUTS;
+        let panel = &self[output / PANEL * length..][..length];
+        for (block, row) in panel.iter().zip(row.chunks_exact_mut(B::INPUTS)) {
+            for (input, weight) in row.iter_mut().enumerate() {
+                *weight = block.weight(input, output % PANEL);
+            }
+        }
+    }
+
+    fn multiply(&self, x: &[f32], y: Vec<&mut [f32]>, inputs: usize, with: Instructions) {
+        let rows = y.len();
+        let length = inputs / B::INPUTS;
+        let panels = self.len() / length;
         let tasks = (rayon::current_num_threads() * 4)
             .min(panels / PANELS_PER_TASK)
             .max(1);
@@ -133,14 +152,14 @@ impl PackedMatrix {
         let mut bands: Vec<Vec<&mut [f32]>> = (0..panels.div_ceil(per_task))
             .map(|_| Vec::with_capacity(rows))
             .collect();
-        for row in y.chunks_exact_mut(self.outputs) {
+        for row in y {
             for (band, part) in bands.iter_mut().zip(row.chunks_mut(per_task * PANEL)) {
                 band.push(part);
             }
         }
         bands
             .into_par_iter()
-            .zip(blocks.par_chunks(per_task * length))
+            .zip(self.par_chunks(per_task * length))
             .for_each(|(mut band, blocks)| {
                 let mut room = Vec::new();
                 for (number, panel) in blocks.chunks_exact(length).enumerate() {
@@ -148,49 +167,11 @@ impl PackedMatrix {
                     if rows <= ROWS && with == Instructions::Avx512 {
                         straight(panel, x, &mut band, first);
                     } else {
-                        unpacked(panel, x, self.inputs, &mut band, first, &mut room, with);
+                        unpacked(panel, x, inputs, &mut band, first, &mut room, with);
                     }
                 }
             });
     }
-}
-
-impl Stored {
-    /// The weights as f32.
-    pub(in super::super) fn numbers(&self) -> std::borrow::Cow<'_, [f32]> {
-        let unpack = |numbers: Vec<f32>| std::borrow::Cow::Owned(numbers);
-        match self {
-            Self::F32(numbers) => numbers.as_slice().into(),
-            Self::Q4(bytes) => unpack(numbers_of::<Q4Block>(bytes, Q4Block::BYTES, Q4Block::set)),
-            Self::Q8(bytes) => unpack(numbers_of::<Q8Block>(bytes, Q8Block::BYTES, Q8Block::set)),
-        }
-    }
-
-    /// The same matrix with its rows, of `inputs` weights, in another order: row `i` is what was row `from(i)`.
-    pub(in crate::llama) fn with_rows(&self, inputs: usize, from: impl Fn(usize) -> usize) -> Self {
-        fn reorder<T: Copy>(all: &[T], width: usize, from: impl Fn(usize) -> usize) -> Vec<T> {
-            let mut rows = Vec::with_capacity(all.len());
-            for row in 0..all.len() / width {
-                rows.extend_from_slice(&all[from(row) * width..][..width]);
-            }
-            rows
-        }
-        match self {
-            Self::F32(numbers) => Self::F32(reorder(numbers, inputs, from)),
-            Self::Q4(bytes) => Self::Q4(reorder(bytes, inputs / 32 * Q4Block::BYTES, from)),
-            Self::Q8(bytes) => Self::Q8(reorder(bytes, inputs / 32 * Q8Block::BYTES, from)),
-        }
-    }
-}
-
-fn numbers_of<B: Block>(bytes: &[u8], size: usize, set: fn(&mut B, usize, &[u8])) -> Vec<f32> {
-    let mut numbers = Vec::with_capacity(bytes.len() / size * B::INPUTS);
-    for bytes in bytes.chunks_exact(size) {
-        let mut block = B::ZERO;
-        set(&mut block, 0, bytes);
-        numbers.extend((0..B::INPUTS).map(|input| block.weight(input, 0)));
-    }
-    numbers
 }
 
 /// Lays rows out in panels; `set` puts part `i` of a row into a lane of a block.
@@ -258,9 +239,7 @@ fn unpacked<B: Block>(
             Some(slabs) => slabs,
             None => {
                 room.resize(UNPACKED, Slab::ZERO);
-                for (block, slabs) in blocks.iter().zip(room.chunks_exact_mut(B::INPUTS)) {
-                    block.unpack(slabs, with);
-                }
+                B::unpack(blocks, room, with);
                 &room[..blocks.len() * B::INPUTS]
             }
         };
@@ -310,142 +289,5 @@ fn store<const R: usize>(sums: [Slab; R], band: &mut [&mut [f32]], first: usize)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn numbers(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
-        (0..count)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
-
-    #[test]
-    fn agrees_with_double_precision_at_odd_sizes() {
-        for (rows, outputs, inputs) in [(1, 1, 1), (3, 33, 17), (11, 100, 70), (16, 64, 48)] {
-            let (w, x) = (numbers(outputs * inputs, 1), numbers(rows * inputs, 2));
-            let packed = PackedMatrix::pack(inputs, &[&Stored::F32(w.clone())]);
-            for with in Instructions::available() {
-                let mut y = vec![0.0; rows * outputs];
-                packed.multiply(&x, &mut y, with);
-                for r in 0..rows {
-                    for o in 0..outputs {
-                        let exact: f64 = (0..inputs)
-                            .map(|i| f64::from(x[r * inputs + i]) * f64::from(w[o * inputs + i]))
-                            .sum();
-                        let found = f64::from(y[r * outputs + o]);
-                        assert!((found - exact).abs() < 1e-4, "{with:?} {found} {exact}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_row_is_the_same_to_the_bit_in_any_company() {
-        let (outputs, inputs, rows) = (200, 96, 23);
-        let (w, x) = (numbers(outputs * inputs, 3), numbers(rows * inputs, 4));
-        let packed = PackedMatrix::pack(inputs, &[&Stored::F32(w)]);
-        for with in Instructions::available() {
-            let mut together = vec![0.0; rows * outputs];
-            packed.multiply(&x, &mut together, with);
-            for count in 1..rows {
-                let mut fewer = vec![0.0; count * outputs];
-                packed.multiply(&x[..count * inputs], &mut fewer, with);
-                assert_eq!(fewer, together[..count * outputs], "{with:?}, {count} rows");
-            }
-        }
-    }
-
-    #[test]
-    fn both_vector_widths_agree_to_the_bit() {
-        let (outputs, inputs, rows) = (70, 130, 5);
-        let (w, x) = (numbers(outputs * inputs, 5), numbers(rows * inputs, 6));
-        let packed = PackedMatrix::pack(inputs, &[&Stored::F32(w)]);
-        let results: Vec<Vec<f32>> = Instructions::available()
-            .into_iter()
-            .filter(|with| *with != Instructions::Portable)
-            .map(|with| {
-                let mut y = vec![0.0; rows * outputs];
-                packed.multiply(&x, &mut y, with);
-                y
-            })
-            .collect();
-        assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
-    }
-
-    /// Blocks of random integers and f16 numbers, and the f32 that candle makes of them.
-    fn quantized(outputs: usize, inputs: usize, four_bits: bool) -> (Stored, Vec<f32>) {
-        use candle_core::quantized::{GgmlDType, QTensor};
-        use candle_core::{Device, Tensor};
-        let values = Tensor::from_vec(
-            numbers(outputs * inputs, 9),
-            (outputs, inputs),
-            &Device::Cpu,
-        );
-        let dtype = if four_bits {
-            GgmlDType::Q4_1
-        } else {
-            GgmlDType::Q8_0
-        };
-        let tensor = QTensor::quantize(&values.unwrap(), dtype).unwrap();
-        let bytes = tensor.data().unwrap().into_owned();
-        let theirs = tensor.dequantize(&Device::Cpu).unwrap();
-        let theirs = theirs.flatten_all().unwrap().to_vec1().unwrap();
-        if four_bits {
-            (Stored::Q4(bytes), theirs)
-        } else {
-            (Stored::Q8(bytes), theirs)
-        }
-    }
-
-    #[test]
-    fn quantized_weights_give_the_results_of_candles_dequantized_ones_to_the_bit() {
-        // Inputs past one unpacked part, outputs past one panel.
-        for (outputs, inputs) in [(70, 64), (33, 1536)] {
-            for four_bits in [true, false] {
-                let (stored, weights) = quantized(outputs, inputs, four_bits);
-                let packed = PackedMatrix::pack(inputs, &[&stored]);
-                let plain = PackedMatrix::pack(inputs, &[&Stored::F32(weights.clone())]);
-                let mut row = vec![0.0; inputs];
-                packed.row(outputs - 1, &mut row);
-                assert_eq!(row, weights[(outputs - 1) * inputs..]);
-                for rows in [1, 2, 5, 8, 9, 19] {
-                    let x = numbers(rows * inputs, 10);
-                    for with in Instructions::available() {
-                        let mut ours = vec![0.0; rows * outputs];
-                        let mut theirs = ours.clone();
-                        packed.multiply(&x, &mut ours, with);
-                        plain.multiply(&x, &mut theirs, with);
-                        assert_eq!(ours, theirs, "{with:?}, {rows} rows of {inputs}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn matrices_of_different_kinds_are_packed_as_numbers() {
-        let (a, numbers_a) = quantized(40, 64, true);
-        let (b, numbers_b) = quantized(24, 64, false);
-        let mixed = PackedMatrix::pack(64, &[&a, &b]);
-        let plain = PackedMatrix::pack(64, &[&Stored::F32([numbers_a, numbers_b].concat())]);
-        let x = numbers(3 * 64, 11);
-        let (mut ours, mut theirs) = (vec![0.0; 3 * 64], vec![0.0; 3 * 64]);
-        mixed.multiply(&x, &mut ours, Instructions::detected());
-        plain.multiply(&x, &mut theirs, Instructions::detected());
-        assert_eq!(ours, theirs);
-    }
-
-    #[test]
-    fn rows_change_places_in_every_kind() {
-        let (stored, weights) = quantized(6, 32, true);
-        let turned = PackedMatrix::pack(32, &[&stored.with_rows(32, |row| 5 - row)]);
-        let mut row = vec![0.0; 32];
-        turned.row(0, &mut row);
-        assert_eq!(row, weights[5 * 32..]);
-    }
-}
+#[path = "matmul_tests.rs"]
+mod tests;

@@ -9,16 +9,18 @@
 //! FMA, and portable. The first two agree to the bit; the portable one multiplies and adds apart.
 
 mod attention;
+mod blocks;
 mod elementwise;
 mod matmul;
 mod panel;
+mod stored;
 
 use std::sync::OnceLock;
 
 pub(super) use attention::{AttentionShape, LayerCache, attend};
 pub(super) use elementwise::{add, exp, log_sum_exp, rms_norm, swiglu};
 pub(super) use matmul::PackedMatrix;
-pub(in crate::llama) use matmul::Stored;
+pub(in crate::llama) use stored::{Format, Stored};
 
 /// Instructions that the kernels may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
