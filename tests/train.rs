@@ -149,7 +149,7 @@ fn adapters_are_trained_merged_and_written_for_peft() {
         weights(&desk.path("adapted")),
         sha256(&desk.path("student/model.safetensors"))
     );
-    let told = fails(&mut train("trainer.lora.r=2"), 1);
+    let told = fails(&mut train("trainer.lora.r=2"), 2);
     assert!(told.contains("trainer.lora was {"), "{told}");
     let told = fails(&mut train("trainer.lora.rank=2"), 2);
     assert!(told.contains("unknown field `rank`"), "{told}");
