@@ -220,7 +220,9 @@ impl TrainConfig {
             .filter_map(|(key, value)| {
                 let alone = Map::from_iter([(key.clone(), value.clone())]);
                 let error = serde_json::from_value::<Self>(Value::Object(alone)).err()?;
-                let message = if error.to_string().starts_with("unknown field") {
+                // A table within may hold an unknown key, too.
+                let itself = format!("unknown field `{key}`");
+                let message = if error.to_string().starts_with(&itself) {
                     format!(
                         "{key} is no setting of the trainer; the settings are {}",
                         Self::keys().join(", ")
@@ -467,12 +469,19 @@ mod tests {
             "lr_scheduler": "cosin",
             "batch_size": 0,
             "max_grad_norm": 1.0,
+            "lora": {"rank": 8},
         });
         let problems = TrainConfig::from_table(table.as_object().unwrap()).unwrap_err();
         let fields: Vec<&str> = problems.iter().map(|p| p.field.as_str()).collect();
         assert_eq!(
             fields,
-            ["learning_rat", "epochs", "lr_scheduler", "batch_size"]
+            [
+                "learning_rat",
+                "epochs",
+                "lr_scheduler",
+                "lora",
+                "batch_size"
+            ]
         );
         let messages: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert!(messages[0].starts_with(
@@ -485,6 +494,10 @@ mod tests {
         assert_eq!(
             messages[2],
             "lr_scheduler is \"cosin\": unknown variant `cosin`, expected one of `cosine`, `linear`, `constant`, `constant_with_warmup`"
+        );
+        assert_eq!(
+            messages[3],
+            "lora is {\"rank\":8}: unknown field `rank`, expected one of `r`, `lora_alpha`, `target_modules`"
         );
         let twice = serde_json::json!({"epochs": 3, "num_train_epochs": 3});
         let problems = TrainConfig::from_table(twice.as_object().unwrap()).unwrap_err();
