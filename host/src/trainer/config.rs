@@ -329,6 +329,15 @@ impl TrainConfig {
                 "target_modules = []".to_owned(),
                 "at least one module, such as \"q_proj\"",
             );
+            let mut modules = lora.target_modules.clone();
+            modules.sort_unstable();
+            modules.dedup();
+            require(
+                modules.len() == lora.target_modules.len(),
+                "lora",
+                "target_modules with one of them twice".to_owned(),
+                "each module once",
+            );
         }
         require(
             self.learning_rate.is_finite() && self.learning_rate > 0.0,
@@ -505,6 +514,21 @@ mod tests {
         let fine = serde_json::json!({"epochs": 1, "batch_size": 8});
         let config = TrainConfig::from_table(fine.as_object().unwrap()).unwrap();
         assert_eq!((config.epochs, config.batch_size), (1, 8));
+    }
+
+    #[test]
+    fn adapters_that_cannot_be_are_refused() {
+        let told = |lora: Value| -> String {
+            let table = serde_json::json!({"lora": lora});
+            TrainConfig::from_table(table.as_object().unwrap()).unwrap_err()[0].to_string()
+        };
+        let twice = serde_json::json!({"target_modules": ["q_proj", "v_proj", "q_proj"]});
+        assert_eq!(
+            told(twice),
+            "lora is target_modules with one of them twice; expected each module once"
+        );
+        assert!(told(serde_json::json!({"r": 0})).contains("expected r of at least 1"));
+        assert!(told(serde_json::json!({"target_modules": []})).contains("at least one module"));
     }
 
     #[test]

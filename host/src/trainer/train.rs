@@ -135,8 +135,9 @@ pub enum TrainError {
 
 /// Trains the student, or goes on from the newest whole checkpoint in `job.dir`.
 ///
-/// `weights` are those that the run begins with. A resumed run takes its weights from the checkpoint
-/// and does not look at them: that they are the same is the caller's promise.
+/// `weights` are those that the run begins with. A resumed run takes what it trained from the checkpoint:
+/// all weights, so that these are not looked at, or adapters, which are laid over these. That they are
+/// the same is the caller's promise.
 ///
 /// A finished run returns its result again without training.
 pub fn train(

@@ -285,9 +285,39 @@ fn a_model_without_template_says_so() {
     );
 }
 
-/// A BPE model of 520 pieces that the library sentencepiece 0.2.1 trained on these documents, with LLaMA's
-/// settings: byte fallback, texts left as they are, digits apart, a space before the first word.
-const SENTENCE_PIECE: &[u8] = include_bytes!("testdata/bpe.model");
+/// The 520 pieces and scores of a BPE model that the library sentencepiece 0.2.3 trained on these
+/// documents, with LLaMA's settings: byte fallback, texts left as they are, digits apart, a space before
+/// the first word. This is the list that it writes beside its model.
+const SENTENCE_PIECE: &str = include_str!("testdata/bpe.vocab");
+
+/// The model of that list, in SentencePiece's own format.
+fn sentence_piece_model() -> Vec<u8> {
+    let field = |number: u8, content: &[u8]| -> Vec<u8> {
+        let length = u8::try_from(content.len()).unwrap();
+        assert!(length < 128, "one byte holds the length");
+        [&[number << 3 | 2, length], content].concat()
+    };
+    let mut model = Vec::new();
+    for (id, line) in SENTENCE_PIECE.lines().enumerate() {
+        let (text, score) = line.rsplit_once('\t').unwrap();
+        let kind = match id {
+            0 => 2,
+            1 | 2 => 3,
+            3..259 => 6,
+            _ => 1,
+        };
+        let mut piece = field(1, text.as_bytes());
+        piece.push(2 << 3 | 5);
+        piece.extend(score.parse::<f32>().unwrap().to_le_bytes());
+        piece.extend([3 << 3, kind]);
+        model.extend(field(1, &piece));
+    }
+    // Of the kind BPE, with byte fallback (field 35); a space before the first word, and no white space
+    // taken away.
+    model.extend(field(2, &[3 << 3, 2, 0x98, 0x02, 1]));
+    model.extend(field(3, &[3 << 3, 1, 4 << 3, 0]));
+    model
+}
 
 /// What that library makes of texts.
 const PIECES: [(&str, &[u32]); 6] = [
@@ -328,7 +358,7 @@ fn sentence_piece_folder(model: &[u8]) -> tempfile::TempDir {
 
 #[test]
 fn a_sentence_piece_model_cuts_as_its_own_library_does() {
-    let folder = sentence_piece_folder(SENTENCE_PIECE);
+    let folder = sentence_piece_folder(&sentence_piece_model());
     let added = json!({"<|user|>": 520, "[PAD]": 521});
     std::fs::write(folder.path().join("added_tokens.json"), added.to_string()).unwrap();
     let tokenizer = Tokenizer::load(folder.path()).unwrap();
@@ -365,9 +395,10 @@ fn sentence_piece_models_that_cannot_be_read_say_why() {
         let error = Tokenizer::load(folder.path()).err().unwrap().to_string();
         error.replace(&folder.path().display().to_string(), "MODEL")
     };
-    let half = told(&SENTENCE_PIECE[..4000]);
+    let whole = sentence_piece_model();
+    let cut = told(&whole[..whole.len() - 1]);
     assert_eq!(
-        half,
+        cut,
         "the tokenizer in MODEL/tokenizer.model cannot be used: it is no model of SentencePiece, or is damaged: it ends within a field"
     );
     // One piece, and no word of the kind of model or of what is done to texts: what the format then means.

@@ -13,7 +13,7 @@ pub enum Recompute {
     #[default]
     #[serde(rename = "none")]
     Nothing,
-    /// The normalised rows and SwiGLU's product: a third less memory for hardly any work.
+    /// The normalised rows and SwiGLU's product: a third less to keep, for hardly any work.
     Elementwise,
     /// Each layer from its input: the least memory, for a second forward pass.
     Layers,
