@@ -5,11 +5,9 @@ pub mod cache;
 pub mod cli;
 mod counted;
 pub mod dataset;
-pub mod download;
 pub mod fault;
 pub mod kit;
 pub mod ledger;
-pub mod llama;
 pub mod manifest;
 pub mod models;
 pub mod plugin;
@@ -17,4 +15,5 @@ pub mod seed;
 pub mod serve;
 pub mod servers;
 pub mod stages;
-pub mod trainer;
+
+pub use pacos_engine::{download, llama, trainer};

@@ -276,7 +276,10 @@ fn unchanged(name: &str, plugin: &Plugin, state: &FileState) -> Option<Found> {
 /// A plugin whose bytes are read; `state` is that of its file before.
 fn read(name: &str, plugin: &Plugin, state: Option<FileState>) -> Result<Found, LoadError> {
     let bytes = source::read(plugin)?;
-    let (sha256, size) = (hex(&Sha256::digest(&*bytes)), bytes.len() as u64);
+    let (sha256, size) = (
+        pacos_engine::digest::hex(&Sha256::digest(&*bytes)),
+        bytes.len() as u64,
+    );
     if let Some(expected) = &plugin.sha256
         && *expected != sha256
     {
@@ -327,12 +330,4 @@ fn load_library(name: &str, bytes: &[u8]) -> Result<(NativePlugin, Stage), LoadE
     copy.write_all(bytes).map_err(read_error)?;
     // The loader maps the file; its name is not needed afterwards, and it is removed on drop.
     NativePlugin::load(name, copy.path())
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -19,7 +19,6 @@ pub use contract::Stage;
 pub use error::{CallError, LoadError};
 pub(crate) use judging::check as check_verdicts;
 pub use judging::{Judging, Surroundings, batch_limit};
-pub(crate) use loaded::hex;
 pub use loaded::{BUNDLED, Instance, Loaded};
 pub use usage::{Meter, Usage};
 pub use wasm::read_every_file;

@@ -382,7 +382,7 @@ impl Prepared {
 
 pub(super) fn hash(value: &impl serde::Serialize) -> String {
     let text = serde_json::to_vec(value).unwrap_or_default();
-    crate::plugin::hex(&Sha256::digest(&text))
+    pacos_engine::digest::hex(&Sha256::digest(&text))
 }
 
 /// Names a plugin's source for people.

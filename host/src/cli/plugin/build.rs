@@ -6,12 +6,12 @@ use std::{
 };
 
 use clap::Args;
+use pacos_engine::digest::hex;
 use sha2::{Digest, Sha256};
 
 use crate::{
     author::{self, BuildError, Carrier, Project, ProjectError},
     cli::Failed,
-    plugin::hex,
 };
 
 #[derive(Args)]

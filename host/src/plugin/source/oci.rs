@@ -5,6 +5,7 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http_auth::{ChallengeRef, parser::ChallengeParser};
+use pacos_engine::digest::hex;
 use reqwest::{
     RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE},
@@ -23,7 +24,6 @@ use super::{
 use crate::{
     download::{self, Progress, TRIES, is_loopback},
     manifest::OciReference,
-    plugin::hex,
 };
 
 /// Manifests that are asked for.

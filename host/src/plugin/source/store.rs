@@ -12,11 +12,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use pacos_engine::digest::hex;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::SourceError;
-use crate::{cache, plugin::hex};
+use crate::cache;
 
 /// The folder of fetched plugins.
 pub(super) struct Store {

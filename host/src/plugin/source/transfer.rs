@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use pacos_engine::digest::hex;
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode, Url, header::ACCEPT_ENCODING, redirect::Policy,
 };
@@ -13,10 +14,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::{SourceError, store, store::Store};
-use crate::{
-    download::{self, Interrupted, Progress, TRIES, is_loopback, reason},
-    plugin::hex,
-};
+use crate::download::{self, Interrupted, Progress, TRIES, is_loopback, reason};
 
 /// Largest component that is fetched: Python's, the largest that are made, have 18 MB.
 pub(super) const LARGEST: u64 = 64 << 20;

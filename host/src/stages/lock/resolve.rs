@@ -6,6 +6,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use pacos_engine::digest::hex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -15,7 +16,7 @@ use crate::{
     download,
     llama::{FileIdentity, ModelFiles, ModelSource},
     manifest::{Model, PluginSource, Provider, Recipe, Seeds},
-    plugin::{Loaded, Stage, hex, source},
+    plugin::{Loaded, Stage, source},
     stages::{
         Prepared,
         prepare::{BUNDLED_EVALUATION, BUNDLED_SEEDS},

@@ -7,13 +7,15 @@ use super::source::Model;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 
-/// Ids of the special tokens of [`tokenizer`].
-pub(crate) const END_OF_TEXT: u32 = 0;
-pub(crate) const MESSAGE_START: u32 = 1;
-pub(crate) const MESSAGE_END: u32 = 2;
+/// Stands between texts. These three are the ids of the special tokens of [`tokenizer`].
+pub const END_OF_TEXT: u32 = 0;
+/// Begins a message.
+pub const MESSAGE_START: u32 = 1;
+/// Ends a message.
+pub const MESSAGE_END: u32 = 2;
 
 /// Two layers, four query heads on two key/value heads.
-pub(crate) fn config() -> LlamaConfig {
+pub fn config() -> LlamaConfig {
     LlamaConfig {
         vocab_size: 272,
         hidden_size: 48,
@@ -34,7 +36,7 @@ pub(crate) fn config() -> LlamaConfig {
 }
 
 /// `tokenizer.json` of a byte-level BPE: three special tokens, the 256 bytes, a few merges.
-pub(crate) fn tokenizer_json() -> Value {
+pub fn tokenizer_json() -> Value {
     let special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
     let mut vocab = Map::new();
     for (id, token) in special.iter().enumerate() {
@@ -81,7 +83,7 @@ pub(crate) fn tokenizer_json() -> Value {
 }
 
 /// The letters that stand for the bytes 0 to 255 in byte-level vocabularies.
-pub(crate) fn byte_letters() -> Vec<char> {
+pub fn byte_letters() -> Vec<char> {
     let mut next = 0x100;
     (0..=255u8)
         .map(|byte| {
@@ -96,10 +98,10 @@ pub(crate) fn byte_letters() -> Vec<char> {
 }
 
 /// A ChatML template.
-pub(crate) const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+pub const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /// The tokenizer, loaded as from a folder.
-pub(crate) fn tokenizer() -> Tokenizer {
+pub fn tokenizer() -> Tokenizer {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, value: Value| {
         std::fs::write(folder.path().join(name), value.to_string()).unwrap();
@@ -114,7 +116,7 @@ pub(crate) fn tokenizer() -> Tokenizer {
 }
 
 /// Random weights at ten times the usual spread, so that logits differ enough to be told apart.
-pub(crate) fn weights(config: &LlamaConfig, seed: u64) -> Weights {
+pub fn weights(config: &LlamaConfig, seed: u64) -> Weights {
     let mut weights = Weights::random(config, seed);
     for tensor in weights.tensors.values_mut() {
         if tensor.rank() == 2 {
@@ -125,7 +127,7 @@ pub(crate) fn weights(config: &LlamaConfig, seed: u64) -> Weights {
 }
 
 /// A whole model.
-pub(crate) fn model(seed: u64) -> Model {
+pub fn model(seed: u64) -> Model {
     let config = config();
     Model {
         weights: weights(&config, seed),

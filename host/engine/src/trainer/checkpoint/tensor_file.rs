@@ -7,6 +7,8 @@ use std::path::Path;
 use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
+use crate::digest::hex;
+
 use super::FileRecord;
 use crate::trainer::parameters::ParameterSet;
 
@@ -107,9 +109,4 @@ fn header(tensors: &ParameterSet) -> Vec<u8> {
     let mut header = (text.len() as u64).to_le_bytes().to_vec();
     header.extend(text);
     header
-}
-
-/// Lower-case hexadecimal digits.
-pub(in crate::trainer) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

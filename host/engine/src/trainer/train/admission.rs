@@ -4,7 +4,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{TrainError, TrainJob};
-use crate::trainer::checkpoint::{CheckpointState, NumericPath, RunIdentity, hex};
+use crate::digest::hex;
+use crate::trainer::checkpoint::{CheckpointState, NumericPath, RunIdentity};
 use crate::trainer::config::TrainDtype;
 use crate::trainer::operations::{CpuOperations, Operations};
 use crate::trainer::prefixes::SharedPrefixes;

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::DType;
-use pacos::{
+use pacos_engine::{
     llama,
     stages::{Examples, bundled_seeds},
     trainer::{

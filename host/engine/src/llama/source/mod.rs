@@ -389,7 +389,7 @@ pub fn identity(path: &Path, progress: OnProgress<'_>) -> Result<String, SourceE
         let line = format!("{}  {name}\n", sha256_of(&file, progress)?);
         all.update(line.as_bytes());
     }
-    Ok(hexadecimal(&all.finalize()))
+    Ok(crate::digest::hex(&all.finalize()))
 }
 
 /// sha256 of a file, in hexadecimal.
@@ -407,7 +407,7 @@ fn sha256_of(path: &Path, progress: OnProgress<'_>) -> Result<String, SourceErro
     loop {
         let read = file.read(&mut buffer).map_err(io)?;
         if read == 0 {
-            return Ok(hexadecimal(&hash.finalize()));
+            return Ok(crate::digest::hex(&hash.finalize()));
         }
         hash.update(&buffer[..read]);
         done += read as u64;
@@ -420,8 +420,4 @@ fn sha256_of(path: &Path, progress: OnProgress<'_>) -> Result<String, SourceErro
             total: Some(total),
         });
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

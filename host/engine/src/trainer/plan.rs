@@ -347,7 +347,7 @@ impl fmt::Display for Plan {
 }
 
 /// Bytes in decimal units, as disks and cards are sold.
-pub(crate) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
@@ -356,7 +356,7 @@ pub(crate) fn size(bytes: u64) -> String {
 }
 
 /// A number with commas between thousands.
-pub(crate) fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -368,7 +368,8 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-pub(crate) fn duration(seconds: f64) -> String {
+/// Seconds as a person says them.
+pub fn duration(seconds: f64) -> String {
     let total = seconds.round() as u64;
     match (total / 3600, total / 60 % 60, total % 60) {
         (0, 0, s) => format!("{s} s"),

@@ -20,7 +20,7 @@ const CONNECT: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Times that a file is asked for before the command gives up.
-pub(crate) const TRIES: u32 = 5;
+pub const TRIES: u32 = 5;
 
 /// Doubled with every try.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -37,7 +37,7 @@ pub struct Progress {
 }
 
 /// What [`is_forbidden`] can come from, for messages.
-pub(crate) const FORBIDDEN_BY: &str = "`--offline` or PACOS_OFFLINE";
+pub const FORBIDDEN_BY: &str = "`--offline` or PACOS_OFFLINE";
 
 static FORBIDDEN: AtomicBool = AtomicBool::new(false);
 
@@ -54,7 +54,7 @@ pub fn is_forbidden() -> bool {
 }
 
 /// Whether an environment variable says yes.
-pub(crate) fn is_on(variable: &str) -> bool {
+pub fn is_on(variable: &str) -> bool {
     let set = env::var(variable).unwrap_or_default();
     matches!(
         set.to_ascii_uppercase().as_str(),
@@ -63,12 +63,12 @@ pub(crate) fn is_on(variable: &str) -> bool {
 }
 
 /// Whether an address is on this machine.
-pub(crate) fn is_loopback(url: &Url) -> bool {
+pub fn is_loopback(url: &Url) -> bool {
     matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
 }
 
 /// A client for whatever is at `first`, and where that redirects to.
-pub(crate) fn client(first: &Url, redirects: Policy) -> reqwest::Result<reqwest::Client> {
+pub fn client(first: &Url, redirects: Policy) -> reqwest::Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("pacos/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)
@@ -82,7 +82,7 @@ pub(crate) fn client(first: &Url, redirects: Policy) -> reqwest::Result<reqwest:
 }
 
 /// How long to wait before a try, the first being 0.
-pub(crate) fn pause(attempt: u32) -> Duration {
+pub fn pause(attempt: u32) -> Duration {
     match attempt {
         0 => Duration::ZERO,
         later => PAUSE * 2_u32.saturating_pow(later - 1),
@@ -91,7 +91,7 @@ pub(crate) fn pause(attempt: u32) -> Duration {
 
 /// Why a body did not come.
 #[derive(Debug)]
-pub(crate) enum Interrupted {
+pub enum Interrupted {
     /// The connection.
     Cut(reqwest::Error),
     /// There was more of it than allowed.
@@ -101,7 +101,7 @@ pub(crate) enum Interrupted {
 }
 
 /// Writes what comes of an answer's body, told in `have`, to `out`.
-pub(crate) async fn receive(
+pub async fn receive(
     answer: &mut Response,
     out: &mut impl Write,
     have: &mut u64,
@@ -126,20 +126,20 @@ pub(crate) async fn receive(
 }
 
 /// Of a file, in lower-case hexadecimal.
-pub(crate) fn sha256_of(path: &Path) -> io::Result<String> {
+pub fn sha256_of(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(crate::plugin::hex(&hash.finalize())),
+            0 => return Ok(crate::digest::hex(&hash.finalize())),
             read => hash.update(&buffer[..read]),
         }
     }
 }
 
 /// The innermost reason: the outer ones say only that a request failed.
-pub(crate) fn reason(error: &dyn Error) -> String {
+pub fn reason(error: &dyn Error) -> String {
     let mut words = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

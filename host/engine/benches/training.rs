@@ -16,7 +16,7 @@
 use std::{path::Path, time::Instant};
 
 use candle_core::Device;
-use pacos::{
+use pacos_engine::{
     llama,
     stages::{Examples, bundled_seeds},
     trainer::{

@@ -18,12 +18,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::digest::hex;
+
 use super::adamw::{AdamW, AdamWConstants};
 use super::engine::Recompute;
 use super::parameters::ParameterSet;
 use super::prefixes::SharedPrefixes;
 use super::progress::{HeldOutLoss, StepRecord};
-pub(super) use tensor_file::hex;
 use tensor_file::{read_tensors, write_tensors};
 
 const MANIFEST: &str = "manifest.json";

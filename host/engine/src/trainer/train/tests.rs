@@ -227,7 +227,7 @@ fn shared_prefixes_are_kept_in_the_checkpoint_and_used_again() {
         let old = old.to_string();
         let mut files = read(&manifest);
         let record = &mut files["files"]["state.json"];
-        record["sha256"] = crate::trainer::checkpoint::hex(&Sha256::digest(&old)).into();
+        record["sha256"] = crate::digest::hex(&Sha256::digest(&old)).into();
         record["bytes"] = old.len().into();
         fs::write(&state, old).unwrap();
         fs::write(&manifest, files.to_string()).unwrap();

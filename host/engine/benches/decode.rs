@@ -7,8 +7,8 @@
 use std::time::Instant;
 
 use futures::future::join_all;
-use pacos::llama::generate::{CompletionRequest, Prompt};
-use pacos::llama::{Engine, EngineOptions, InferenceModel, ModelSource};
+use pacos_engine::llama::generate::{CompletionRequest, Prompt};
+use pacos_engine::llama::{Engine, EngineOptions, InferenceModel, ModelSource};
 
 /// As many as the peer is given.
 const THREADS: usize = 2;

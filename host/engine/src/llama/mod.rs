@@ -4,14 +4,14 @@
 
 pub mod config;
 pub mod convert;
-pub(crate) mod durable;
+pub mod durable;
 pub mod generate;
 pub mod gguf;
 pub mod rope;
 pub(crate) mod safetensors_file;
 pub mod source;
-#[cfg(test)]
-pub(crate) mod test_model;
+#[cfg(any(test, feature = "test-model"))]
+pub mod test_model;
 pub mod tokenizer;
 pub mod weights;
 
