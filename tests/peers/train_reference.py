@@ -1,8 +1,8 @@
 """Losses of 50 AdamW steps by PyTorch and transformers, for the test of the trainer.
 
-Makes the tiny model and the rows of host/src/trainer/testing.rs from the same SplitMix64 numbers,
+Makes the tiny model and the rows of host/engine/src/trainer/testing.rs from the same SplitMix64 numbers,
 trains them on padded batches, one optimizer step over all rows at a time, and prints the numbers
-that host/src/trainer/train/tests.rs holds. Run by hand, where torch and transformers are installed:
+that host/engine/src/trainer/train/tests.rs holds. Run by hand, where torch and transformers are installed:
 
     python tests/peers/train_reference.py
 """

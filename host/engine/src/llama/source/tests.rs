@@ -87,7 +87,7 @@ const TINY: Pinned = Pinned {
 };
 
 fn tiny() -> Pinned {
-    let hash = hexadecimal(&Sha256::digest(b"weights"));
+    let hash = crate::digest::hex(&Sha256::digest(b"weights"));
     Pinned {
         sha256: Box::leak(hash.into_boxed_str()),
         ..TINY
