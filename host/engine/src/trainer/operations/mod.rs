@@ -10,6 +10,7 @@
 
 mod composed;
 mod cpu;
+pub mod gpu;
 #[cfg(test)]
 mod tests;
 

@@ -8,6 +8,10 @@ use super::super::Output;
 /// A device on which kernels are launched, one after another: a later one finds what an earlier one
 /// wrote.
 pub trait Launcher: Send + Sync {
+    /// The card that it computes with, as
+    /// [`Operations::instructions`](super::super::Operations::instructions) names it.
+    fn instructions(&self) -> String;
+
     /// Launches a kernel of [`source`](super::source()), one of [`KERNELS`](super::KERNELS), on
     /// `grid` blocks of `block` threads (a multiple of 32, at most 1024) with so many bytes of dynamic
     /// shared memory each.

@@ -229,6 +229,10 @@ impl<L: Launcher> Operations for GpuOperations<L> {
         "gpu-1"
     }
 
+    fn instructions(&self) -> String {
+        self.launcher.instructions()
+    }
+
     fn matmul(&self, out: Output<'_>, a: &Tensor, b: &Tensor) -> Result<()> {
         self.launcher.matmul(out, a, b)
     }

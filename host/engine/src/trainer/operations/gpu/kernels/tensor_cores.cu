@@ -1,17 +1,15 @@
 // What tensor cores and asynchronous copies offer from compute capability 8.0 on, as PTX has it.
 
-/// A part of a tile's row in shared memory, by its address there.
+#ifndef EMULATED
+/// Where something in shared memory lies there.
 __device__ __forceinline__ unsigned shared_address(const void *generic) {
-#ifdef EMULATED
-    return emulator::shared_address(generic);
-#else
     unsigned address;
     asm("{ .reg .u64 wide; cvta.to.shared.u64 wide, %1; cvt.u32.u64 %0, wide; }"
         : "=r"(address)
         : "l"(generic));
     return address;
-#endif
 }
+#endif
 
 /// Four matrices of 8 x 8 numbers. Lane 8 j + r says where row r of matrix j is; of each matrix, a lane
 /// is given numbers 2 (lane % 4) and the next of row lane / 4.
