@@ -358,12 +358,7 @@ impl<L: Launcher> Operations for GpuOperations<L> {
         let Some(d_weight) = d_weight else {
             return backward(None);
         };
-        expect(
-            "rms_norm_backward: d_weight",
-            d_weight,
-            &[width],
-            x.dtype(),
-        )?;
+        expect("rms_norm_backward: d_weight", d_weight, &[width], x.dtype())?;
         let count = blocks * width;
         self.scratch
             .lend(DType::F32, count, dx.device(), |partials| {

@@ -143,14 +143,10 @@ impl WorkLists {
             };
             items.iter().map(numbers).collect()
         };
-        let sums = self.sums.iter().map(|sum| {
-            vec![
-                sum.keys.start,
-                sum.keys.end,
-                sum.parts.start,
-                sum.parts.end,
-            ]
-        });
+        let sums = self
+            .sums
+            .iter()
+            .map(|sum| vec![sum.keys.start, sum.keys.end, sum.parts.start, sum.parts.end]);
         let lists: [(usize, Vec<Vec<usize>>); 4] = [
             (5, queries.collect()),
             (7, items(&self.whole)),

@@ -82,7 +82,10 @@ pub(super) fn compile(source: &str, kernels: &[&str]) -> Library {
             panic!("the tests of the GPU's kernels compile them with g++: install g++ ({error})")
         });
     let messages = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "g++ refused the kernels: {messages}");
+    assert!(
+        output.status.success(),
+        "g++ refused the kernels: {messages}"
+    );
     // SAFETY: the library was made a moment ago from the kernels and the emulator, neither of which
     // does anything when it is loaded.
     unsafe { Library::new(&library) }.expect("what g++ made can be loaded")
@@ -128,8 +131,13 @@ pub(super) fn run(
         // SAFETY: each address is that of 8 bytes which hold a value of the parameter's type, if the
         // caller's arguments fit the kernel's parameters; their number is checked there, and addresses
         // within point to copies with room around them.
-        let failure =
-            unsafe { symbol(addresses.as_ptr(), addresses.len() as u32, &raw const launch) };
+        let failure = unsafe {
+            symbol(
+                addresses.as_ptr(),
+                addresses.len() as u32,
+                &raw const launch,
+            )
+        };
         if !failure.is_null() {
             // SAFETY: what is not null is a string that stays until this thread's next launch.
             let failure = unsafe { CStr::from_ptr(failure) };

@@ -20,7 +20,8 @@ struct Tile {
     template <class Token>
     __device__ __forceinline__ void copy_from(const Bf16 *plane, unsigned count, Token token) const {
 #pragma unroll
-        for (int piece = threadIdx.x; piece < TILE * D / 8; piece += 128) {
+        for (unsigned i = 0; i < TILE * D / 8 / 128; i++) {
+            const unsigned piece = 128 * i + threadIdx.x;
             const unsigned row = piece / (D / 8), column = piece % (D / 8) * 8;
             const bool there = row < count;
             const Bf16 *from = plane + (there ? (Index)token(row) * D + column : 0);
@@ -65,7 +66,8 @@ struct Tile {
         }
         __syncwarp();
 #pragma unroll
-        for (int piece = lane; piece < 16 * D / 8; piece += 32) {
+        for (unsigned i = 0; i < 16 * D / 8 / 32; i++) {
+            const unsigned piece = 32 * i + lane;
             const unsigned row = first + piece / (D / 8), column = piece % (D / 8) * 8;
             if (row < count) {
                 *reinterpret_cast<uint4 *>(plane + (Index)(start + row) * D + column) =
