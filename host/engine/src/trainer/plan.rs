@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::batches::{Batches, pack, steps_per_epoch, total_steps};
 use super::checkpoint::checkpoint_bytes;
-use super::config::{MicroBatchTokens, TrainConfig};
+use super::config::{MicroBatchTokens, TrainConfig, TrainDtype};
 use super::device::{ComputeDevice, DeviceKind};
 use super::engine::{self, Capacity, Recompute};
 use super::formats::Formats;
@@ -163,9 +163,11 @@ impl Split {
             Some(recompute) => vec![recompute],
             None => Recompute::ALL.to_vec(),
         };
+        let exact = config.dtype.on(room.kind) == TrainDtype::F32;
         let moments = match (room.kind, config.moments_dtype.given()) {
             (DeviceKind::Cpu, _) => vec![NumberFormat::F32],
             (DeviceKind::Cuda, Some(format)) => vec![format],
+            (DeviceKind::Cuda, None) if exact => vec![NumberFormat::F32],
             (DeviceKind::Cuda, None) => vec![NumberFormat::F32, NumberFormat::Bf16],
         };
         let mut splits = Vec::new();
