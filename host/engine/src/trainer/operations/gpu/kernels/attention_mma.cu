@@ -8,8 +8,8 @@
 /// different banks.
 template <int D>
 struct Tile {
-    static const int STRIDE = D + 8;
-    static const unsigned BYTES = TILE * STRIDE * 2;
+    static constexpr int STRIDE = D + 8;
+    static constexpr unsigned BYTES = TILE * STRIDE * 2;
 
     Bf16 *rows;
 

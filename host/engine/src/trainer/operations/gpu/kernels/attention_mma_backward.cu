@@ -158,7 +158,14 @@ __device__ __forceinline__ void key_gradients_mma(Bf16 *dk, Bf16 *dv, float *par
     const auto own = [&](unsigned row) { return item.start + row; };
     keys.copy_from(k + shape.plane(kv_head), count, own);
     values.copy_from(v + shape.plane(kv_head), count, own);
-    const unsigned row = item.start + warp_row + lane / 4;
+    // The first query that sees each of this lane's two keys; it and all behind it do.
+    unsigned first_query[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const unsigned key = item.start + warp_row + lane / 4 + 8 * half;
+        const bool seen = key >= item.seen_start && key < item.seen_end;
+        first_query[half] = !seen ? item.query_end : item.causal ? key : 0;
+    }
     const float scale = shape.scale * LOG2_E;
     float d_keys[D / 8][4], d_values[D / 8][4];
     clear(d_keys);
@@ -175,12 +182,14 @@ __device__ __forceinline__ void key_gradients_mma(Bf16 *dk, Bf16 *dv, float *par
             if (threadIdx.x < TILE) {
                 const bool there = threadIdx.x < here;
                 const Index at = (Index)head * shape.tokens + base + threadIdx.x;
-                of_sum[threadIdx.x] = there ? log_sum[at] * LOG2_E : 0.0f;
+                // What is not there is given no weight.
+                of_sum[threadIdx.x] = there ? log_sum[at] * LOG2_E : infinity();
                 of_delta[threadIdx.x] = there ? delta[at] : 0.0f;
             }
             wait_for_copies<0>();
             __syncthreads();
-#pragma unroll
+            // Unrolled, it would need more registers than there are.
+#pragma unroll 1
             for (int part = 0; part < 2; part++) {
                 float weights[4][4], d_scores[4][4];
                 tile_products<D>(weights, keys, warp_row, queries, 32 * part);
@@ -190,7 +199,7 @@ __device__ __forceinline__ void key_gradients_mma(Bf16 *dk, Bf16 *dv, float *par
 #pragma unroll
                     for (int i = 0; i < 4; i++) {
                         const unsigned column = 32 * part + 8 * n + lane % 4 * 2 + i % 2;
-                        const bool sees = item.sees(base + column, row + i / 2 * 8);
+                        const bool sees = base + column >= first_query[i / 2];
                         const float weight = power_of_two(weights[n][i] * scale - of_sum[column]);
                         const float d_score =
                             weight * (d_scores[n][i] - of_delta[column]) * shape.scale;
