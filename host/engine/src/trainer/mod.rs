@@ -7,6 +7,7 @@ pub mod adamw;
 mod autograd;
 pub mod batches;
 pub mod checkpoint;
+pub mod collective;
 pub mod config;
 pub mod engine;
 mod kernels;
