@@ -11,6 +11,7 @@ pub mod collective;
 pub mod config;
 pub mod engine;
 mod kernels;
+pub mod launch;
 pub mod lora;
 pub mod memory;
 pub mod micro_batch;
