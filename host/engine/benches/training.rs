@@ -15,7 +15,7 @@
 
 use std::{path::Path, time::Instant};
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use pacos_engine::{
     llama,
     stages::{Examples, bundled_seeds},
@@ -26,7 +26,7 @@ use pacos_engine::{
         engine::{Capacity, Engine, Recompute},
         micro_batch::MicroBatch,
         operations::CpuOperations,
-        parameters::ParameterSet,
+        parameters::{NumberFormat, ParameterSet},
         prefixes::SharedPrefixes,
         student::Student,
         template::{ExampleText, Row, StudentTokenizer, tokenize_all},
@@ -47,7 +47,7 @@ fn main() {
     let source = MODEL.parse().expect("the model has a name");
     let model = llama::open(&source, &mut |_| {}).expect("the embedded model opens");
     let device = Device::Cpu;
-    let base = ParameterSet::from_weights(&model.config, model.weights, &device)
+    let base = ParameterSet::from_weights(&model.config, model.weights, NumberFormat::F32, &device)
         .expect("the weights are those of the configuration");
     let student = Student::full(base);
     let encoder = StudentTokenizer::new(&model.tokenizer, &model.config)
@@ -93,6 +93,8 @@ fn main() {
             tokens: capacity,
             recompute: Recompute::Nothing,
             lora_rank: 0,
+            label_rows: 256,
+            activations: DType::F32,
         };
         let engine = Engine::new(
             &model.config,
@@ -138,12 +140,19 @@ fn compare(
     println!("\nmicro-batches of up to {capacity} tokens, steps of {ROWS} rows");
     let none = SharedPrefixes::none();
     let mut batches = Batches::new(config, rows.len());
-    let zeros = || student.base.zeros_like().expect("there is memory");
+    let zeros = || {
+        student
+            .base
+            .zeros_in(NumberFormat::F32)
+            .expect("there is memory")
+    };
     let mut gradients = [zeros(), zeros()];
     let accumulate = |batch: &MicroBatch, scale, gradient: &mut ParameterSet| {
+        let loss = Tensor::zeros(1, DType::F64, &Device::Cpu).expect("there is memory");
         engine
-            .accumulate_gradients(student, batch, scale, gradient)
-            .expect("the CPU does not fail")
+            .accumulate_gradients(student, batch, scale, gradient, &loss)
+            .expect("the CPU does not fail");
+        loss.to_vec1::<f64>().expect("one number was summed")[0]
     };
     let (mut seconds, mut cpu) = ([0.0; 2], [0.0; 2]);
     let mut computed = [0; 2];
@@ -161,7 +170,10 @@ fn compare(
         // Whoever goes first finds the machine in another state: turns are taken.
         for side in [round % 2, (round + 1) % 2] {
             let gradient = &mut gradients[side];
-            gradient.zero().expect("the CPU does not fail");
+            engine
+                .operations()
+                .zero(gradient.data())
+                .expect("the CPU does not fail");
             let started = (Instant::now(), cpu_seconds());
             let packed = pack(rows, &members, capacity, [&none, prefixes][side]);
             for batch in &packed {

@@ -175,7 +175,7 @@ fn train_code(error: &TrainStageError) -> u8 {
         TrainStageError::Ledger(_)
         | TrainStageError::Save { .. }
         | TrainStageError::Trainer(TrainError::Checkpoint(_)) => 5,
-        TrainStageError::Model(_) | TrainStageError::Plan(_) => 3,
+        TrainStageError::Model(_) | TrainStageError::Device(_) | TrainStageError::Plan(_) => 3,
         TrainStageError::Trainer(TrainError::Cancelled { .. }) => 130,
         TrainStageError::Trainer(_) => 1,
     }

@@ -19,8 +19,8 @@ use crate::{
     ledger::{HeldOutRecord, Ledger, LedgerError, TrainingStep},
     llama::{self, ModelSource},
     trainer::{
-        self, HeldOutLoss, Plan, PlanError, StepRecord, TrainConfig, TrainError, TrainJob,
-        TrainObserver, batches,
+        self, ComputeDevice, DeviceError, HeldOutLoss, Plan, PlanError, Room, StepRecord,
+        TrainConfig, TrainError, TrainJob, TrainObserver, batches,
         checkpoint::CheckpointFolder,
         config::{MicroBatchTokens, TemplateName},
         plan::{TokenLengths, plan},
@@ -37,6 +37,9 @@ pub enum TrainStageError {
     /// The base model.
     #[error("student: {0}")]
     Model(String),
+    /// What it is to run on.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// It would not fit.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -162,7 +165,7 @@ pub(super) fn train(
     progress: &mut dyn TrainProgress,
 ) -> Result<Trained, TrainStageError> {
     // Before the weights are in memory: they are part of the plan.
-    let available = trainer::memory::available_bytes();
+    let device = ComputeDevice::find(config.device, 0)?;
     let student = open(source, &mut |_| {})?;
     match ledger.meta(STUDENT_FILES)? {
         Some(recorded) if recorded != student.identity => {
@@ -185,7 +188,7 @@ pub(super) fn train(
         source,
         config,
         dir,
-        available,
+        device: &device,
         skip_long_prompts: true,
         cancel,
     };
@@ -215,7 +218,7 @@ pub(super) struct Lesson<'a> {
     /// Where the checkpoints and the folder `model` are.
     pub(super) dir: &'a Path,
     /// Memory that could be had before the student was opened.
-    pub(super) available: Option<u64>,
+    pub(super) device: &'a ComputeDevice,
     /// Whether examples whose prompt leaves nothing to learn are left out, rather than refused.
     pub(super) skip_long_prompts: bool,
     pub(super) cancel: &'a AtomicBool,
@@ -289,9 +292,15 @@ pub(super) fn teach<'a>(
     let (rows, held_out) = (pick(&learnt), pick(&held));
     let config = &as_begun(dir, config)?;
     let lengths = TokenLengths::Rows(&rows);
-    let planned = plan(&student.config, config, lengths, lesson.available, None);
+    let planned = plan(
+        &student.config,
+        config,
+        lengths,
+        Room::from(lesson.device),
+        None,
+    );
     progress.plan(&planned);
-    if let Some(available) = lesson.available {
+    if let Some(available) = lesson.device.available_bytes {
         planned.fits(available)?;
     }
     let chat_template = encoder
@@ -312,6 +321,7 @@ pub(super) fn teach<'a>(
         held_out: &held_out,
         dir,
         cancel,
+        device: lesson.device,
         split: planned.split,
         threads: 0,
     };

@@ -17,7 +17,9 @@ use crate::{
     ledger::LedgerError,
     llama::durable,
     manifest::{Provider, Recipe},
-    trainer::{self, HeldOutLoss, StepRecord, TrainConfig, TrainError, config::ConfigProblem},
+    trainer::{
+        ComputeDevice, HeldOutLoss, StepRecord, TrainConfig, TrainError, config::ConfigProblem,
+    },
 };
 
 /// In the directory: what training began with, and once it is done, what it came to.
@@ -157,7 +159,7 @@ pub fn train_alone(
         return Err(TrainAloneError::OfARecipe(job.dir.to_owned()));
     }
     // Before the weights are in memory: they are part of the plan.
-    let available = trainer::memory::available_bytes();
+    let device = ComputeDevice::find(job.config.device, 0).map_err(TrainStageError::from)?;
     let model = train::open(job.student, fetching)?;
     let mut training = Training {
         student: Student {
@@ -177,7 +179,7 @@ pub fn train_alone(
         source: job.student,
         config: job.config,
         dir: job.dir,
-        available,
+        device: &device,
         skip_long_prompts: job.skip_long_prompts,
         cancel: job.cancel,
     };

@@ -1,10 +1,12 @@
 //! AdamW (Loshchilov and Hutter, arXiv 1711.05101): its state, and the numbers of each update.
 
-use candle_core::Result;
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
 
 use super::config::TrainConfig;
-use super::operations::{AdamWNumbers, AdamWTensors, Operations};
-use super::parameters::ParameterSet;
+use super::operations::{AdamWNumbers, AdamWTensors, Operations, RandomBits};
+use super::parameters::{NumberFormat, ParameterSet};
 
 /// Constants of the update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,20 +46,25 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// Zero moments for `parameters`.
+    /// Zero moments for `parameters`, kept in a format.
     ///
     /// # Errors
     /// candle's, if the device has not so much memory.
-    pub fn new(constants: AdamWConstants, parameters: &ParameterSet) -> Result<Self> {
+    pub fn new(
+        constants: AdamWConstants,
+        parameters: &ParameterSet,
+        moments: NumberFormat,
+    ) -> Result<Self> {
         Ok(Self {
             constants,
             updates: 0,
-            m: parameters.zeros_like()?,
-            v: parameters.zeros_like()?,
+            m: parameters.zeros_in(moments)?,
+            v: parameters.zeros_in(moments)?,
         })
     }
 
-    /// One update of all parameters with the gradients times `gradient_factor` (see [`clip_factor`]).
+    /// One update of all parameters with the gradients times `gradient_factor`, one number on their
+    /// device (see [`Operations::clip_factor`]). Where that is not finite, nothing changes.
     ///
     /// Matrices decay, normalisation weights do not, as transformers' Trainer groups parameters.
     ///
@@ -69,14 +76,13 @@ impl AdamW {
         parameters: &mut ParameterSet,
         gradients: &ParameterSet,
         learning_rate: f64,
-        gradient_factor: f32,
+        gradient_factor: &Tensor,
     ) -> Result<()> {
         self.updates += 1;
         let c = self.constants;
         let correction1 = 1.0 - c.beta1.powf(self.updates as f64);
         let correction2 = 1.0 - c.beta2.powf(self.updates as f64);
         let numbers = AdamWNumbers {
-            gradient_factor,
             decay: 1.0,
             one_minus_beta1: (1.0 - c.beta1) as f32,
             beta2: c.beta2 as f32,
@@ -84,26 +90,57 @@ impl AdamW {
             step_size: (learning_rate / correction1) as f32,
             inverse_root_correction: (1.0 / correction2.sqrt()) as f32,
             epsilon: c.epsilon as f32,
+            random: RandomBits {
+                key: self.updates as u32,
+                first: 0,
+            },
         };
         let decay = (1.0 - learning_rate * c.weight_decay) as f32;
-        for spec in self.m.specs() {
-            let decay = if spec.shape.len() >= 2 { decay } else { 1.0 };
+        for (range, decays) in self.stretches() {
+            let stretch = |set: &ParameterSet| set.view(range.clone(), &[range.len()]);
+            let rest = parameters.rest(range.clone())?;
             let state = AdamWTensors {
-                weights: &parameters.tensor(spec)?,
-                gradients: &gradients.tensor(spec)?,
-                m: &self.m.tensor(spec)?,
-                v: &self.v.tensor(spec)?,
+                weights: &stretch(parameters)?,
+                rest: rest.as_ref(),
+                gradients: &stretch(gradients)?,
+                m: &stretch(&self.m)?,
+                v: &stretch(&self.v)?,
+                gradient_factor,
             };
-            operations.adamw(state, AdamWNumbers { decay, ..numbers })?;
+            let numbers = AdamWNumbers {
+                decay: if decays { decay } else { 1.0 },
+                random: RandomBits {
+                    first: range.start as u64,
+                    ..numbers.random
+                },
+                ..numbers
+            };
+            operations.adamw(state, numbers)?;
         }
         Ok(())
+    }
+
+    /// Neighbouring parameters that are updated alike, and whether they decay.
+    fn stretches(&self) -> Vec<(Range<usize>, bool)> {
+        let mut stretches: Vec<(Range<usize>, bool)> = Vec::new();
+        for spec in self.m.specs() {
+            let decays = self.constants.weight_decay != 0.0 && spec.shape.len() >= 2;
+            match stretches.last_mut() {
+                Some((range, same)) if *same == decays => range.end = spec.range.end,
+                _ => stretches.push((spec.range.clone(), decays)),
+            }
+        }
+        stretches
     }
 }
 
 /// What gradients of norm `norm` are multiplied by, as in `torch.nn.utils.clip_grad_norm_`:
-/// `max_grad_norm / (norm + 1e-6)`, at most 1. A `max_grad_norm` of 0 turns clipping off.
+/// `max_grad_norm / (norm + 1e-6)`, at most 1. A `max_grad_norm` of 0 turns clipping off. For a norm that
+/// is not finite there is no factor: it is no number.
 pub fn clip_factor(norm: f64, max_grad_norm: f64) -> f32 {
-    if max_grad_norm == 0.0 {
+    if !norm.is_finite() {
+        f32::NAN
+    } else if max_grad_norm == 0.0 {
         1.0
     } else {
         (max_grad_norm / (norm + 1e-6)).min(1.0) as f32
@@ -112,11 +149,12 @@ pub fn clip_factor(norm: f64, max_grad_norm: f64) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     use super::*;
     use crate::trainer::config::TrainDtype;
     use crate::trainer::operations::{ComposedOperations, CpuOperations};
+    use crate::trainer::parameters::Layout;
     use crate::trainer::testing::tiny_config;
 
     /// Three updates of one weight by hand-sized gradients; expected values from
@@ -133,9 +171,15 @@ mod tests {
         let each: [&dyn Operations; 2] =
             [&CpuOperations::new(TrainDtype::F32), &ComposedOperations];
         for operations in each {
-            let mut weights = ParameterSet::zeros(&tiny_config(true), &device).unwrap();
-            let mut gradients = weights.zeros_like().unwrap();
-            let mut adamw = AdamW::new(constants, &weights).unwrap();
+            let mut weights = ParameterSet::zeros(
+                &Layout::of_model(&tiny_config(true)),
+                NumberFormat::F32,
+                &device,
+            )
+            .unwrap();
+            let mut gradients = weights.zeros_in(NumberFormat::F32).unwrap();
+            let mut adamw = AdamW::new(constants, &weights, NumberFormat::F32).unwrap();
+            let factor = Tensor::ones(1, DType::F32, &device).unwrap();
             let norm = weights.range("model.norm.weight").unwrap().start;
             for start in [0, norm] {
                 weights.write(start, &[0.5]).unwrap();
@@ -145,7 +189,7 @@ mod tests {
                     gradients.write(start, &[gradient]).unwrap();
                 }
                 adamw
-                    .update(operations, &mut weights, &gradients, 0.1, 1.0)
+                    .update(operations, &mut weights, &gradients, 0.1, &factor)
                     .unwrap();
                 let [decayed, beside] = weights.read(0..2).unwrap()[..] else {
                     unreachable!("two were read");
@@ -170,5 +214,8 @@ mod tests {
         assert_eq!(clip_factor(0.5, 1.0), 1.0);
         assert!((clip_factor(4.0, 1.0) - 0.249_999_94).abs() < 1e-8);
         assert_eq!(clip_factor(4.0, 0.0), 1.0);
+        for norm in [f64::NAN, f64::INFINITY] {
+            assert!(clip_factor(norm, 1.0).is_nan() && clip_factor(norm, 0.0).is_nan());
+        }
     }
 }

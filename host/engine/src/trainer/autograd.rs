@@ -53,7 +53,7 @@ pub(crate) fn loss_and_gradients(
     }
     let loss = summed_loss(config, batch, &|name| &weights[name])?;
     let grads = (&loss * f64::from(scale))?.backward()?;
-    let mut gradients = student.trained().zeros_like()?;
+    let mut gradients = student.trained().zeros_in(student.trained().format())?;
     for (spec, var) in &vars {
         let Some(gradient) = grads.get(var.as_tensor()) else {
             candle_core::bail!("no gradient was recorded for {}", spec.name);

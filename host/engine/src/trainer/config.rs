@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::device::{DeviceKind, DeviceSetting};
 use super::engine::Recompute;
 use super::lora::LoraConfig;
+use super::parameters::NumberFormat;
 
 /// Settings of a training run, spelled as transformers' `TrainingArguments` spell them.
 ///
@@ -60,8 +62,13 @@ pub struct TrainConfig {
     pub keep_checkpoints: usize,
     /// How an example becomes a prompt and an answer.
     pub template: TemplateName,
-    /// Number format of the arithmetic.
-    pub dtype: TrainDtype,
+    /// What is computed on.
+    pub device: DeviceSetting,
+    /// Number format of the arithmetic: `"auto"` is f32 on the processor and bf16 on a card.
+    pub dtype: DtypeSetting,
+    /// Number format of AdamW's moments on a card. The planner chooses where nothing is said: f32 where
+    /// they fit, bf16 with stochastic rounding otherwise. On the processor they are f32.
+    pub moments_dtype: DtypeSetting,
     /// Adapters to be trained in place of the model's own weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
@@ -157,17 +164,59 @@ pub enum TemplateName {
     Alpaca,
 }
 
+/// A number format as it is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DtypeSetting {
+    /// The program's choice.
+    #[default]
+    Auto,
+    /// [`TrainDtype::F32`].
+    #[serde(alias = "float32")]
+    F32,
+    /// [`TrainDtype::Bf16`].
+    #[serde(alias = "bfloat16")]
+    Bf16,
+}
+
+impl DtypeSetting {
+    /// The arithmetic on a kind of device.
+    pub fn on(self, kind: DeviceKind) -> TrainDtype {
+        match (self, kind) {
+            (Self::F32, _) | (Self::Auto, DeviceKind::Cpu) => TrainDtype::F32,
+            (Self::Bf16, _) | (Self::Auto, DeviceKind::Cuda) => TrainDtype::Bf16,
+        }
+    }
+
+    /// The format of numbers that are kept, if one is asked for.
+    pub fn given(self) -> Option<NumberFormat> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(NumberFormat::F32),
+            Self::Bf16 => Some(NumberFormat::Bf16),
+        }
+    }
+}
+
+impl From<TrainDtype> for DtypeSetting {
+    fn from(dtype: TrainDtype) -> Self {
+        match dtype {
+            TrainDtype::F32 => Self::F32,
+            TrainDtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 /// Number format of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainDtype {
     /// 32-bit floating point throughout.
-    #[serde(alias = "float32")]
     F32,
-    /// Mixed precision: the matrix products of the layers and the head round their operands to bf16 and
-    /// add in f32; weights, gradients, optimizer state and everything else are f32, as under PyTorch's
-    /// autocast. So no update is lost to rounding.
-    #[serde(alias = "bfloat16")]
+    /// Mixed precision: the matrix products of the layers and the head take operands in bf16 and add in
+    /// f32, as under PyTorch's autocast. On the processor everything else is f32; on a card activations
+    /// and gradients are bf16 and weights keep what bf16 lacks beside them. So no update is lost to
+    /// rounding.
     Bf16,
 }
 
@@ -205,7 +254,9 @@ impl Default for TrainConfig {
             checkpoint_every: 100,
             keep_checkpoints: 1,
             template: TemplateName::Alpaca,
-            dtype: TrainDtype::F32,
+            device: DeviceSetting::Auto,
+            dtype: DtypeSetting::Auto,
+            moments_dtype: DtypeSetting::Auto,
             lora: None,
         }
     }
@@ -387,13 +438,18 @@ impl TrainConfig {
         }
     }
 
-    /// The settings that the trained weights depend on; a checkpoint is resumed only under equal ones.
+    /// The settings that the trained weights depend on, on a kind of device; a checkpoint is resumed only
+    /// under equal ones.
     ///
     /// How often something is measured or saved is left out, and so is what changes no mathematics but
     /// only the order of sums: they may change between two sittings.
-    pub fn trajectory(&self) -> Value {
-        let mut value =
-            serde_json::to_value(self).expect("numbers and names always become a JSON object");
+    pub fn trajectory(&self, kind: DeviceKind) -> Value {
+        let dtype = self.dtype.on(kind).into();
+        let mut value = serde_json::to_value(Self {
+            dtype,
+            ..self.clone()
+        })
+        .expect("numbers and names always become a JSON object");
         if let Some(object) = value.as_object_mut() {
             for key in [
                 "checkpoint_every",
@@ -403,6 +459,8 @@ impl TrainConfig {
                 "micro_batch_tokens",
                 "recompute",
                 "share_prefixes",
+                "device",
+                "moments_dtype",
             ] {
                 object.shift_remove(key);
             }
@@ -539,11 +597,18 @@ mod tests {
             eval_every: 5,
             ..config.clone()
         };
-        assert_eq!(config.trajectory(), more.trajectory());
+        let trajectory = |config: &TrainConfig| config.trajectory(DeviceKind::Cpu);
+        assert_eq!(trajectory(&config), trajectory(&more));
+        let plainly = TrainConfig {
+            dtype: DtypeSetting::F32,
+            ..config.clone()
+        };
+        assert_eq!(trajectory(&config), trajectory(&plainly));
+        assert_ne!(trajectory(&config), config.trajectory(DeviceKind::Cuda));
         let hotter = TrainConfig {
             learning_rate: 3e-5,
             ..config.clone()
         };
-        assert_ne!(config.trajectory(), hotter.trajectory());
+        assert_ne!(trajectory(&config), trajectory(&hotter));
     }
 }

@@ -8,9 +8,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::parameters::ParameterSet;
+use super::parameters::{Layout, NumberFormat, ParameterSet};
 use crate::llama::weights::WeightsError;
-use crate::llama::{LlamaConfig, durable, safetensors_file};
+use crate::llama::{LlamaConfig, Weights, durable, safetensors_file};
 
 /// Settings of LoRA, spelled as PEFT's `LoraConfig` spells them. The defaults are those of
 /// alpaca-lora, but for its dropout, which is not done here.
@@ -148,9 +148,11 @@ impl Adapters {
         lora: &LoraConfig,
         config: &LlamaConfig,
         seed: u64,
+        format: NumberFormat,
         device: &Device,
     ) -> Result<Self> {
-        let mut values = ParameterSet::of_shapes(lora.shapes(config), device)?;
+        let mut values =
+            ParameterSet::zeros(&Layout::of_shapes(lora.shapes(config)), format, device)?;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(STREAM);
         for spec in values.specs().to_vec() {
@@ -191,19 +193,24 @@ impl Adapters {
     ///
     /// # Errors
     /// candle's.
-    pub fn merge_into(&self, config: &LlamaConfig, base: &mut ParameterSet) -> Result<()> {
+    pub fn merge_into(&self, config: &LlamaConfig, base: &Weights) -> Result<()> {
+        let factor = |name: &str| -> Result<Option<Tensor>> {
+            let values = &self.values;
+            let Some(spec) = values.layout().spec(name) else {
+                return Ok(None);
+            };
+            let numbers = values.read(spec.range.clone())?;
+            Tensor::from_vec(numbers, spec.shape.as_slice(), &Device::Cpu).map(Some)
+        };
         for layer in 0..config.num_hidden_layers {
             for target in &self.config.target_modules {
-                let Some((a, b)) = self.of(&self.values, layer, *target)? else {
+                let [a, b] = target.adapter_names(layer).map(|name| factor(&name));
+                let (Some(a), Some(b)) = (a?, b?) else {
                     continue;
                 };
                 let product = (b.matmul(&a)? * f64::from(self.scale()))?;
-                let name = target.weight_name(layer);
-                let range = base
-                    .range(&name)
-                    .expect("a parameter set holds every tensor of its configuration");
-                let merged = (base.view(range.clone(), product.dims())? + product)?;
-                base.write(range.start, &merged.flatten_all()?.to_vec1::<f32>()?)?;
+                let weight = &base.tensors[&target.weight_name(layer)];
+                weight.slice_set(&(weight + product)?, 0, 0)?;
             }
         }
         Ok(())
@@ -231,7 +238,9 @@ impl Adapters {
         let [weights, settings] = PEFT_FILES.map(|name| folder.join(name));
         let mut tensors = Vec::new();
         for spec in self.values.specs() {
-            let tensor = self.values.tensor(spec);
+            let numbers = self.values.read(spec.range.clone());
+            let tensor =
+                numbers.and_then(|x| Tensor::from_vec(x, spec.shape.as_slice(), &Device::Cpu));
             let tensor = tensor.map_err(|source| WeightsError::Tensor {
                 name: spec.name.clone(),
                 source,

@@ -1,12 +1,46 @@
-//! One flat buffer of f32 numbers on a device, with the names and shapes of a model's tensors.
+//! One flat buffer of numbers on a device, with the names and shapes of a model's tensors.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
+use half::bf16;
+use serde::{Deserialize, Serialize};
 
+use super::rounding::{join, split};
 use crate::llama::{LlamaConfig, Weights};
+
+/// How the numbers of a set are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NumberFormat {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits; what is written is rounded to the nearest.
+    Bf16,
+    /// 32 bits in two halves: the nearest bf16, which products read, and what it lacks.
+    Split,
+}
+
+impl NumberFormat {
+    /// Bytes of one number.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 | Self::Split => 4,
+            Self::Bf16 => 2,
+        }
+    }
+
+    /// candle's name for the part that products read.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 | Self::Split => DType::BF16,
+        }
+    }
+}
 
 /// Name, shape and place of one tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,62 +53,96 @@ pub struct ParameterSpec {
     pub range: Range<usize>,
 }
 
-/// Values of many tensors (weights, gradients or a moment of Adam), one after another without gaps in
-/// one buffer of a device.
+/// Names, shapes and places of many tensors, one after another without gaps.
 ///
 /// A model's are in the order of [`LlamaConfig::tensor_shapes`], which puts the query, key and value
 /// projections of a layer side by side, and the gate and up projections: each group is one matrix for
-/// the engine.
-#[derive(Debug)]
-pub struct ParameterSet {
+/// the engine. Clones share one table.
+#[derive(Debug, Clone)]
+pub struct Layout {
     table: Arc<Table>,
-    data: Tensor,
 }
 
 #[derive(Debug)]
 struct Table {
     specs: Vec<ParameterSpec>,
     by_name: HashMap<String, usize>,
+    count: usize,
 }
 
-impl ParameterSet {
-    /// All zeros, in the shape of a model.
-    ///
-    /// # Errors
-    /// candle's, if the device has not so much memory.
-    pub fn zeros(config: &LlamaConfig, device: &Device) -> Result<Self> {
-        Self::of_shapes(config.tensor_shapes(), device)
+impl Layout {
+    /// That of a model's weights.
+    pub fn of_model(config: &LlamaConfig) -> Self {
+        Self::of_shapes(config.tensor_shapes())
     }
 
-    /// All zeros, for tensors of these names and shapes in this order.
-    ///
-    /// # Errors
-    /// candle's, if the device has not so much memory.
-    pub fn of_shapes(
-        shapes: impl IntoIterator<Item = (String, Vec<usize>)>,
-        device: &Device,
-    ) -> Result<Self> {
-        let mut end = 0;
+    /// That of tensors of these names and shapes in this order.
+    pub fn of_shapes(shapes: impl IntoIterator<Item = (String, Vec<usize>)>) -> Self {
+        let mut count = 0;
         let specs: Vec<ParameterSpec> = shapes
             .into_iter()
             .map(|(name, shape)| {
-                let start = end;
-                end += shape.iter().product::<usize>();
+                let start = count;
+                count += shape.iter().product::<usize>();
                 ParameterSpec {
                     name,
                     shape,
-                    range: start..end,
+                    range: start..count,
                 }
             })
             .collect();
-        let by_name = specs
-            .iter()
-            .enumerate()
-            .map(|(i, spec)| (spec.name.clone(), i))
-            .collect();
+        let names = specs.iter().enumerate();
+        let by_name = names.map(|(i, spec)| (spec.name.clone(), i)).collect();
+        Self {
+            table: Arc::new(Table {
+                specs,
+                by_name,
+                count,
+            }),
+        }
+    }
+
+    /// All tensors.
+    pub fn specs(&self) -> &[ParameterSpec] {
+        &self.table.specs
+    }
+
+    /// The tensor `name`.
+    pub fn spec(&self, name: &str) -> Option<&ParameterSpec> {
+        let index = *self.table.by_name.get(name)?;
+        Some(&self.table.specs[index])
+    }
+
+    /// How many values there are in all tensors.
+    pub fn count(&self) -> usize {
+        self.table.count
+    }
+}
+
+/// Values of many tensors (weights, gradients or a moment of Adam) in one buffer of a device.
+#[derive(Debug)]
+pub struct ParameterSet {
+    layout: Layout,
+    data: Tensor,
+    /// Of [`NumberFormat::Split`]: what `data` lacks, i16.
+    rest: Option<Tensor>,
+}
+
+impl ParameterSet {
+    /// All zeros.
+    ///
+    /// # Errors
+    /// candle's, if the device has not so much memory.
+    pub fn zeros(layout: &Layout, format: NumberFormat, device: &Device) -> Result<Self> {
+        let count = layout.count();
+        let rest = match format {
+            NumberFormat::Split => Some(Tensor::zeros(count, DType::I16, device)?),
+            NumberFormat::F32 | NumberFormat::Bf16 => None,
+        };
         Ok(Self {
-            table: Arc::new(Table { specs, by_name }),
-            data: Tensor::zeros(end, DType::F32, device)?,
+            layout: layout.clone(),
+            data: Tensor::zeros(count, format.dtype(), device)?,
+            rest,
         })
     }
 
@@ -82,8 +150,13 @@ impl ParameterSet {
     ///
     /// # Errors
     /// candle's, if a tensor is missing elements or cannot become f32. Loading has checked names and shapes.
-    pub fn from_weights(config: &LlamaConfig, weights: Weights, device: &Device) -> Result<Self> {
-        let mut set = Self::zeros(config, device)?;
+    pub fn from_weights(
+        config: &LlamaConfig,
+        weights: Weights,
+        format: NumberFormat,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut set = Self::zeros(&Layout::of_model(config), format, device)?;
         for (name, tensor) in weights.tensors {
             let Some(range) = set.range(&name) else {
                 candle_core::bail!("{name} is no tensor of this configuration");
@@ -95,58 +168,76 @@ impl ParameterSet {
                     range.len()
                 );
             }
-            let values = tensor.to_device(device)?.to_dtype(DType::F32)?;
-            set.place(range.start, &values.flatten_all()?.contiguous()?)?;
+            if format == NumberFormat::Split {
+                let values = tensor.flatten_all()?.to_dtype(DType::F32)?;
+                set.write(range.start, &values.to_vec1()?)?;
+            } else {
+                let values = tensor.to_device(device)?.to_dtype(format.dtype())?;
+                let values = values.flatten_all()?.contiguous()?;
+                set.data.slice_set(&values, 0, range.start)?;
+            }
         }
         Ok(set)
     }
 
-    /// The values as named tensors, which share the set's buffer.
+    /// The values in f32 as named tensors of the host, which share the set's buffer where it is such a
+    /// one.
     ///
     /// # Errors
     /// candle's.
     pub fn into_weights(self) -> Result<Weights> {
+        let shared = self.data.device().is_cpu() && self.format() == NumberFormat::F32;
         let tensors = self
             .specs()
             .iter()
-            .map(|spec| Ok((spec.name.clone(), self.tensor(spec)?)))
+            .map(|spec| {
+                let tensor = if shared {
+                    self.tensor(spec)?
+                } else {
+                    let values = self.read(spec.range.clone())?;
+                    Tensor::from_vec(values, spec.shape.as_slice(), &Device::Cpu)?
+                };
+                Ok((spec.name.clone(), tensor))
+            })
             .collect::<Result<_>>()?;
         Ok(Weights { tensors })
     }
 
-    /// All zeros, in the shape of `self` and on its device.
+    /// All zeros, laid out as `self` and on its device, in another format.
     ///
     /// # Errors
     /// candle's, if the device has not so much memory.
-    pub fn zeros_like(&self) -> Result<Self> {
-        Ok(Self {
-            table: Arc::clone(&self.table),
-            data: self.data.zeros_like()?,
-        })
+    pub fn zeros_in(&self, format: NumberFormat) -> Result<Self> {
+        Self::zeros(&self.layout, format, self.data.device())
     }
 
-    /// Makes all values zero.
-    ///
-    /// # Errors
-    /// candle's.
-    pub fn zero(&mut self) -> Result<()> {
-        self.data.zero_set()
+    /// How the numbers are kept.
+    pub fn format(&self) -> NumberFormat {
+        match (&self.rest, self.data.dtype()) {
+            (Some(_), _) => NumberFormat::Split,
+            (None, DType::BF16) => NumberFormat::Bf16,
+            (None, _) => NumberFormat::F32,
+        }
     }
 
     /// Names, shapes and places of the tensors.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The tensors.
     pub fn specs(&self) -> &[ParameterSpec] {
-        &self.table.specs
+        self.layout.specs()
     }
 
     /// How many values there are.
     pub fn count(&self) -> usize {
-        self.data.elem_count()
+        self.layout.count()
     }
 
     /// Place of the tensor `name`.
     pub fn range(&self, name: &str) -> Option<Range<usize>> {
-        let index = *self.table.by_name.get(name)?;
-        Some(self.table.specs[index].range.clone())
+        Some(self.layout.spec(name)?.range.clone())
     }
 
     /// The tensor `name`, where there is one; it shares the set's buffer.
@@ -154,10 +245,8 @@ impl ParameterSet {
     /// # Errors
     /// candle's.
     pub fn get(&self, name: &str) -> Result<Option<Tensor>> {
-        let index = self.table.by_name.get(name);
-        index
-            .map(|index| self.tensor(&self.table.specs[*index]))
-            .transpose()
+        let spec = self.layout.spec(name);
+        spec.map(|spec| self.tensor(spec)).transpose()
     }
 
     /// One of the tensors, which shares the set's buffer.
@@ -178,9 +267,18 @@ impl ParameterSet {
             .reshape(shape)
     }
 
-    /// All values, in one dimension.
+    /// All values, in one dimension; of split numbers, the part that products read.
     pub fn data(&self) -> &Tensor {
         &self.data
+    }
+
+    /// Of split numbers, what neighbouring values lack in the part that products read.
+    ///
+    /// # Errors
+    /// candle's, if there are not so many values in the range.
+    pub fn rest(&self, range: Range<usize>) -> Result<Option<Tensor>> {
+        let part = |rest: &Tensor| rest.narrow(0, range.start, range.len());
+        self.rest.as_ref().map(part).transpose()
     }
 
     /// Copies some values to the host.
@@ -188,7 +286,18 @@ impl ParameterSet {
     /// # Errors
     /// candle's, if there are not so many.
     pub fn read(&self, range: Range<usize>) -> Result<Vec<f32>> {
-        self.data.narrow(0, range.start, range.len())?.to_vec1()
+        let values = self.data.narrow(0, range.start, range.len())?;
+        if values.dtype() == DType::F32 {
+            return values.to_vec1();
+        }
+        let values = values.to_vec1::<bf16>()?.into_iter();
+        Ok(match self.rest(range)? {
+            Some(rest) => {
+                let rest = rest.to_vec1::<i16>()?;
+                values.zip(rest).map(|(x, rest)| join(x, rest)).collect()
+            }
+            None => values.map(bf16::to_f32).collect(),
+        })
     }
 
     /// Copies values from the host, to the places from `start` on.
@@ -196,11 +305,51 @@ impl ParameterSet {
     /// # Errors
     /// candle's, if there are not so many places.
     pub fn write(&mut self, start: usize, values: &[f32]) -> Result<()> {
-        let values = Tensor::from_slice(values, values.len(), self.data.device())?;
-        self.place(start, &values)
+        let (count, device) = (values.len(), self.data.device());
+        let values = match self.format() {
+            NumberFormat::F32 => Tensor::from_slice(values, count, device)?,
+            NumberFormat::Bf16 => {
+                let rounded: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+                Tensor::from_vec(rounded, count, device)?
+            }
+            NumberFormat::Split => {
+                let halves = values.iter().map(|x| split(*x));
+                let (high, low): (Vec<bf16>, Vec<i16>) = halves.unzip();
+                if let Some(rest) = &self.rest {
+                    rest.slice_set(&Tensor::from_vec(low, count, device)?, 0, start)?;
+                }
+                Tensor::from_vec(high, count, device)?
+            }
+        };
+        self.data.slice_set(&values, 0, start)
     }
+}
 
-    fn place(&mut self, start: usize, values: &Tensor) -> Result<()> {
-        self.data.slice_set(values, 0, start)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_come_back_as_their_format_keeps_them() {
+        let shapes = [("a".to_owned(), vec![2, 2]), ("b".to_owned(), vec![3])];
+        let layout = Layout::of_shapes(shapes);
+        let values = [0.1, -2.7, 1e-9, 3.0e5, 0.0, -0.33, 7.7];
+        let kept = |format| {
+            let mut set = ParameterSet::zeros(&layout, format, &Device::Cpu).unwrap();
+            set.write(0, &values[..2]).unwrap();
+            set.write(2, &values[2..]).unwrap();
+            assert_eq!(set.format(), format);
+            assert_eq!(set.zeros_in(format).unwrap().format(), format);
+            let weights = set.into_weights().unwrap();
+            let numbers = |name| weights.tensors[name].flatten_all().unwrap();
+            let mut all = numbers("a").to_vec1::<f32>().unwrap();
+            all.extend(numbers("b").to_vec1::<f32>().unwrap());
+            all
+        };
+        assert_eq!(kept(NumberFormat::F32), values);
+        assert_eq!(kept(NumberFormat::Split), values);
+        let rounded = values.map(|x| bf16::from_f32(x).to_f32());
+        assert_eq!(kept(NumberFormat::Bf16), rounded);
+        assert_ne!(rounded, values);
     }
 }

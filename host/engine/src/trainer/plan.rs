@@ -7,7 +7,10 @@ use serde::Serialize;
 use super::batches::{Batches, pack, steps_per_epoch, total_steps};
 use super::checkpoint::checkpoint_bytes;
 use super::config::{MicroBatchTokens, TrainConfig};
+use super::device::{ComputeDevice, DeviceKind};
 use super::engine::{self, Capacity, Recompute};
+use super::formats::Formats;
+use super::parameters::NumberFormat;
 use super::prefixes::SharedPrefixes;
 use super::schedule::warmup_steps;
 use super::template::Row;
@@ -27,6 +30,24 @@ pub enum TokenLengths<'a> {
     },
 }
 
+/// Where a run is to take place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Kind of device.
+    pub kind: DeviceKind,
+    /// Memory that can be had on it, where that is known.
+    pub available_bytes: Option<u64>,
+}
+
+impl From<&ComputeDevice> for Room {
+    fn from(device: &ComputeDevice) -> Self {
+        Self {
+            kind: device.kind,
+            available_bytes: device.available_bytes,
+        }
+    }
+}
+
 /// One line of the memory table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemoryItem {
@@ -34,6 +55,19 @@ pub struct MemoryItem {
     pub purpose: String,
     /// How much that takes.
     pub bytes: u64,
+}
+
+impl MemoryItem {
+    fn new(purpose: &str, bytes: u64) -> Self {
+        Self {
+            purpose: purpose.to_owned(),
+            bytes,
+        }
+    }
+}
+
+fn sum(memory: &[MemoryItem]) -> u64 {
+    memory.iter().map(|item| item.bytes).sum()
 }
 
 /// The plan of a training run.
@@ -62,10 +96,14 @@ pub struct Plan {
     /// Those of `tokens` that go through the model, where the rows are known: the beginning that
     /// many prompts share does so once in a micro-batch, what follows the last label never.
     pub computed_tokens: Option<u64>,
-    /// What lies in memory while a step runs.
+    /// What it runs on.
+    pub device: DeviceKind,
+    /// What lies in that device's memory while a step runs.
     pub memory: Vec<MemoryItem>,
     /// Sum of `memory`.
     pub memory_bytes: u64,
+    /// Of these, weights, gradients and moments: what no micro-batch changes.
+    pub state_bytes: u64,
     /// Disk space of the checkpoints at their most: those kept and the one being written.
     pub checkpoint_bytes: u64,
     /// Expected time of all steps, if a speed was given.
@@ -79,6 +117,8 @@ pub struct Split {
     pub micro_batch_tokens: usize,
     /// What is computed again for the backward pass.
     pub recompute: Recompute,
+    /// How AdamW's moments are kept.
+    pub moments: NumberFormat,
 }
 
 impl Split {
@@ -88,15 +128,17 @@ impl Split {
         model: &LlamaConfig,
         config: &TrainConfig,
         longest_row: usize,
-        available_bytes: Option<u64>,
+        room: Room,
     ) -> Self {
         let sizes = match config.micro_batch_tokens {
             MicroBatchTokens::Tokens(tokens) => vec![tokens],
             MicroBatchTokens::Auto => {
                 let least = config.max_seq_len;
                 let most = least.max(config.batch_size.saturating_mul(longest_row));
-                let above = MICRO_BATCHES.map(|tokens| tokens.min(most));
-                let above = above.into_iter().filter(|tokens| *tokens > least);
+                let above = micro_batches(room.kind)
+                    .iter()
+                    .map(|tokens| *tokens.min(&most));
+                let above = above.filter(|tokens| *tokens > least);
                 let mut sizes: Vec<usize> = above.chain([least]).collect();
                 sizes.dedup();
                 sizes
@@ -106,25 +148,33 @@ impl Split {
             Some(recompute) => vec![recompute],
             None => Recompute::ALL.to_vec(),
         };
-        let mut splits: Vec<Self> = sizes
-            .into_iter()
-            .flat_map(|micro_batch_tokens| {
-                levels.iter().map(move |recompute| Self {
-                    micro_batch_tokens,
-                    recompute: *recompute,
-                })
-            })
-            .collect();
-        // Whole layers computed again cost a third; no size of a micro-batch costs as much.
-        splits.sort_by_key(|split| split.recompute == Recompute::Layers);
-        let bytes = |split: &Self| -> u64 {
-            let memory = memory_of(model, config, *split);
-            memory.iter().map(|item| item.bytes).sum()
+        let moments = match (room.kind, config.moments_dtype.given()) {
+            (DeviceKind::Cpu, _) => vec![NumberFormat::F32],
+            (DeviceKind::Cuda, Some(format)) => vec![format],
+            (DeviceKind::Cuda, None) => vec![NumberFormat::F32, NumberFormat::Bf16],
         };
-        let room = available_bytes.map_or(f64::INFINITY, |bytes| SHARE * bytes as f64);
+        let mut splits = Vec::new();
+        for moments in moments {
+            for &micro_batch_tokens in &sizes {
+                splits.extend(levels.iter().map(|&recompute| Self {
+                    micro_batch_tokens,
+                    recompute,
+                    moments,
+                }));
+            }
+        }
+        // Whole layers computed again cost a third; no size of a micro-batch costs as much. A card
+        // multiplies small micro-batches slowly, and rounding moments costs no time.
+        splits.sort_by_key(|split| {
+            let small = room.kind == DeviceKind::Cuda && split.micro_batch_tokens < SMALL_ON_A_CARD;
+            (split.recompute == Recompute::Layers, small)
+        });
+        let bytes = |split: &Self| sum(&memory_of(model, config, room.kind, *split));
+        let limit = room.available_bytes;
+        let limit = limit.map_or(f64::INFINITY, |bytes| share(room.kind) * bytes as f64);
         splits
             .iter()
-            .find(|split| bytes(split) as f64 <= room)
+            .find(|split| bytes(split) as f64 <= limit)
             .or_else(|| splits.iter().min_by_key(|split| bytes(split)))
             .copied()
             .expect("there is at least one size and one level")
@@ -133,10 +183,28 @@ impl Split {
 
 /// Sizes of a micro-batch that the planner chooses from, the quickest first. Larger ones share more of
 /// the prompts' beginnings; above these that is worth little on a CPU.
-const MICRO_BATCHES: [usize; 3] = [2048, 1024, 512];
+fn micro_batches(kind: DeviceKind) -> &'static [usize] {
+    match kind {
+        DeviceKind::Cpu => &[2048, 1024, 512],
+        DeviceKind::Cuda => &[16384, 12288, 8192, 6144, 4096, 3072, 2048, 1024, 512],
+    }
+}
 
-/// The part of the available memory that a choice of the planner may fill.
-const SHARE: f64 = 0.8;
+/// Below so many tokens of a micro-batch a card's products are far from their full speed: of LLaMA
+/// 7B's, 555 TFLOP/s at least at 1024 tokens, 641 at 4096 (docs/gpu.md).
+const SMALL_ON_A_CARD: usize = 2048;
+
+/// The part of the available memory that a choice of the planner may fill. A card's is the run's
+/// alone, and what lies in it is known in advance.
+fn share(kind: DeviceKind) -> f64 {
+    match kind {
+        DeviceKind::Cpu => 0.8,
+        DeviceKind::Cuda => 0.98,
+    }
+}
+
+/// What products and kernels on a card take beside the tensors they are given.
+const WORKSPACE_ON_A_CARD: u64 = 128 << 20;
 
 /// Why a plan cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -163,13 +231,12 @@ pub enum PlanError {
 
 /// Plans a run of `config` over `lengths` on the student `model`; no weights are needed.
 ///
-/// `available_bytes` is the memory that there is, if it is known: what the settings leave open is chosen
-/// to fit. `tokens_per_second` is a measured speed of this student on this machine, if there is one.
+/// What the settings leave open is chosen to fit into the `room`, where its memory is known. `tokens_per_second` is a measured speed of this student on this machine, if there is one.
 pub fn plan(
     model: &LlamaConfig,
     config: &TrainConfig,
     lengths: TokenLengths<'_>,
-    available_bytes: Option<u64>,
+    room: Room,
     tokens_per_second: Option<f64>,
 ) -> Plan {
     let (examples, mean_tokens, rows) = match lengths {
@@ -199,8 +266,8 @@ pub fn plan(
 
     let longest = rows.map(|rows| rows.iter().map(Row::input_tokens).max().unwrap_or(0));
     let longest = longest.unwrap_or(config.max_seq_len);
-    let split = Split::choose(model, config, longest, available_bytes);
-    let memory = memory_of(model, config, split);
+    let split = Split::choose(model, config, longest, room);
+    let memory = memory_of(model, config, room.kind, split);
     let parameters = model.parameter_count();
     let trained = config
         .lora
@@ -219,7 +286,9 @@ pub fn plan(
         tokens_estimated: rows.is_none(),
         computed_tokens: rows
             .map(|rows| (tokens as f64 * computed_share(config, split, rows)).round() as u64),
-        memory_bytes: memory.iter().map(|item| item.bytes).sum(),
+        device: room.kind,
+        state_bytes: sum(&state_of(model, config, room.kind, split)),
+        memory_bytes: sum(&memory),
         memory,
         checkpoint_bytes: checkpoint_bytes(trained) * (config.keep_checkpoints as u64 + 1),
         seconds: tokens_per_second
@@ -228,34 +297,58 @@ pub fn plan(
     }
 }
 
-/// What lies in memory while a step runs.
-fn memory_of(model: &LlamaConfig, config: &TrainConfig, split: Split) -> Vec<MemoryItem> {
-    let parameters = model.parameter_count();
+/// Weights, gradients and moments, in a device's memory.
+fn state_of(
+    model: &LlamaConfig,
+    config: &TrainConfig,
+    kind: DeviceKind,
+    split: Split,
+) -> Vec<MemoryItem> {
+    let item = MemoryItem::new;
+    let formats = Formats::of(kind, config.dtype.on(kind), split.moments);
+    let parameters = model.parameter_count() as u64;
     let lora = config.lora.as_ref();
-    let trained = lora.map_or(parameters, |lora| lora.parameter_count(model));
-    let item = |purpose: &str, numbers: usize| MemoryItem {
-        purpose: purpose.to_owned(),
-        bytes: 4 * numbers as u64,
+    let trained = lora.map_or(parameters, |lora| lora.parameter_count(model) as u64);
+    let mut memory = match lora {
+        None => vec![item("weights", formats.trained.bytes() * parameters)],
+        Some(_) => vec![
+            item("weights", formats.frozen.bytes() * parameters),
+            item("adapters", formats.trained.bytes() * trained),
+        ],
     };
-    let mut memory = vec![item("weights", parameters)];
-    if lora.is_some() {
-        memory.push(item("adapters", trained));
-    }
     memory.extend([
-        item("gradients", trained),
-        item("AdamW first moment", trained),
-        item("AdamW second moment", trained),
+        item("gradients", formats.gradients.bytes() * trained),
+        item("AdamW first moment", formats.moments.bytes() * trained),
+        item("AdamW second moment", formats.moments.bytes() * trained),
     ]);
+    memory
+}
+
+/// What lies in a device's memory while a step runs.
+fn memory_of(
+    model: &LlamaConfig,
+    config: &TrainConfig,
+    kind: DeviceKind,
+    split: Split,
+) -> Vec<MemoryItem> {
+    let mut memory = state_of(model, config, kind, split);
+    let formats = Formats::of(kind, config.dtype.on(kind), split.moments);
     let capacity = Capacity {
         tokens: split.micro_batch_tokens,
         recompute: split.recompute,
-        lora_rank: lora.map_or(0, |lora| lora.r),
+        lora_rank: config.lora.as_ref().map_or(0, |lora| lora.r),
+        label_rows: formats.label_rows,
+        activations: formats.activations,
     };
     memory.extend(
         engine::buffers(model, capacity)
             .into_iter()
-            .map(|(purpose, numbers)| item(purpose, numbers)),
+            .map(|(purpose, bytes)| MemoryItem::new(purpose, bytes)),
     );
+    if kind == DeviceKind::Cuda {
+        let purpose = "workspace of products";
+        memory.push(MemoryItem::new(purpose, WORKSPACE_ON_A_CARD));
+    }
     memory
 }
 
@@ -282,14 +375,6 @@ fn computed_share(config: &TrainConfig, split: Split, rows: &[Row]) -> f64 {
 }
 
 impl Plan {
-    /// The part of the memory that no split changes.
-    fn state_bytes(&self) -> u64 {
-        match self.trained_parameters < self.parameters {
-            true => 4 * (self.parameters + 4 * self.trained_parameters),
-            false => 16 * self.parameters,
-        }
-    }
-
     /// Whether the run fits into `available_bytes` of memory.
     pub fn fits(&self, available_bytes: u64) -> Result<(), PlanError> {
         if self.memory_bytes <= available_bytes {
@@ -298,7 +383,7 @@ impl Plan {
         Err(PlanError::DoesNotFit {
             needed_bytes: self.memory_bytes,
             available_bytes,
-            state_bytes: self.state_bytes(),
+            state_bytes: self.state_bytes,
             parameters: self.parameters,
             way_out: match self.trained_parameters < self.parameters {
                 true => "Choose a smaller student, or a machine with more memory",
@@ -338,7 +423,10 @@ impl fmt::Display for Plan {
             line("time, about", duration(seconds))?;
         }
         line("disk for checkpoints", size(self.checkpoint_bytes))?;
-        writeln!(f, "memory")?;
+        match self.device {
+            DeviceKind::Cpu => writeln!(f, "memory")?,
+            DeviceKind::Cuda => writeln!(f, "memory of the card")?,
+        }
         for item in &self.memory {
             writeln!(f, "  {:<32} {:>14}", item.purpose, size(item.bytes))?;
         }
@@ -411,9 +499,9 @@ mod tests {
             examples: 52_002,
             mean_tokens: 128.0,
         };
-        let small = Some(24_000_000_000);
+        let small = Some(24);
         let config = TrainConfig::default();
-        let plan = plan(&llama_7b(), &config, lengths, small, Some(1000.0));
+        let plan = plan(&llama_7b(), &config, lengths, cpu(small), Some(1000.0));
         assert_eq!(plan.parameters, 6_738_415_616);
         assert_eq!((plan.total_steps, plan.warmup_steps), (1221, 37));
         assert_eq!(plan.split, SMALLEST);
@@ -453,7 +541,13 @@ mod tests {
             .zip(lengths)
             .map(|(i, length)| row(i as usize, length, &[1000 + i]))
             .collect();
-        let planned = plan(&llama_7b(), &config, TokenLengths::Rows(&apart), None, None);
+        let planned = plan(
+            &llama_7b(),
+            &config,
+            TokenLengths::Rows(&apart),
+            cpu(None),
+            None,
+        );
         assert_eq!((planned.steps_per_epoch, planned.total_steps), (3, 5));
         // One epoch of 10 examples and two steps of 4, at a mean of 141.2 tokens.
         assert_eq!(planned.tokens, (18.0f64 * 141.2).round() as u64);
@@ -470,7 +564,13 @@ mod tests {
                 row(i as usize, length, &first)
             })
             .collect();
-        let planned = plan(&llama_7b(), &config, TokenLengths::Rows(&alike), None, None);
+        let planned = plan(
+            &llama_7b(),
+            &config,
+            TokenLengths::Rows(&alike),
+            cpu(None),
+            None,
+        );
         assert_eq!(planned.tokens, 18 * 100);
         // Steps of 4, 4 and 2 rows, of which each is one micro-batch: 10 · 79 and 3 · 20 tokens.
         assert_eq!(planned.computed_tokens, Some(18 * 85));
@@ -494,21 +594,33 @@ mod tests {
             micro_batch_tokens: MicroBatchTokens::Tokens(512),
             ..TrainConfig::default()
         };
-        let text = plan(&model, &config, lengths, None, Some(100.0)).to_string();
+        let text = plan(&model, &config, lengths, cpu(None), Some(100.0)).to_string();
         assert_eq!(text, TABLE.trim_matches('\n'));
     }
 
     const SMALLEST: Split = Split {
         micro_batch_tokens: 512,
         recompute: Recompute::Layers,
+        moments: NumberFormat::F32,
     };
+
+    fn room(kind: DeviceKind, gigabytes: Option<u64>) -> Room {
+        Room {
+            kind,
+            available_bytes: gigabytes.map(|gigabytes| gigabytes * 1_000_000_000),
+        }
+    }
+
+    fn cpu(gigabytes: Option<u64>) -> Room {
+        room(DeviceKind::Cpu, gigabytes)
+    }
 
     #[test]
     fn the_quickest_split_that_fits_is_chosen() {
         let model = llama_7b();
         let config = TrainConfig::default();
         let choice = |gigabytes: u64| {
-            let split = Split::choose(&model, &config, 512, Some(gigabytes * 1_000_000_000));
+            let split = Split::choose(&model, &config, 512, cpu(Some(gigabytes)));
             (split.micro_batch_tokens, split.recompute)
         };
         // 107.8 GB of state; the planner fills four fifths.
@@ -522,7 +634,7 @@ mod tests {
         assert_eq!(choice(100), (512, Recompute::Layers));
         // A step of 128 short rows is no more than 1,280 tokens.
         assert_eq!(
-            Split::choose(&model, &config, 10, None).micro_batch_tokens,
+            Split::choose(&model, &config, 10, cpu(None)).micro_batch_tokens,
             1280
         );
         let given = TrainConfig {
@@ -530,7 +642,7 @@ mod tests {
             recompute: RecomputeSetting::None,
             ..TrainConfig::default()
         };
-        let split = Split::choose(&model, &given, 512, Some(1));
+        let split = Split::choose(&model, &given, 512, cpu(Some(0)));
         assert_eq!(
             (split.micro_batch_tokens, split.recompute),
             (4096, Recompute::Nothing)
@@ -547,7 +659,7 @@ mod tests {
             examples: 52_002,
             mean_tokens: 128.0,
         };
-        let plan = plan(&llama_7b(), &config, lengths, Some(40_000_000_000), None);
+        let plan = plan(&llama_7b(), &config, lengths, cpu(Some(40)), None);
         // alpaca-lora with r = 8 on q_proj and v_proj trains as many.
         assert_eq!(plan.trained_parameters, 4_194_304);
         assert_eq!(plan.checkpoint_bytes, 2 * 12 * 4_194_304);

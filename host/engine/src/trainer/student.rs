@@ -44,10 +44,11 @@ impl Student {
     ///
     /// # Errors
     /// candle's.
-    pub fn into_weights(mut self, config: &LlamaConfig) -> Result<Weights> {
+    pub fn into_weights(self, config: &LlamaConfig) -> Result<Weights> {
+        let weights = self.base.into_weights()?;
         if let Some(adapters) = &self.adapters {
-            adapters.merge_into(config, &mut self.base)?;
+            adapters.merge_into(config, &weights)?;
         }
-        self.base.into_weights()
+        Ok(weights)
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 
-use super::parameters::ParameterSet;
+use super::parameters::{Layout, NumberFormat, ParameterSet};
 use super::template::Row;
 use crate::llama::{LlamaConfig, RopeScaling};
 
@@ -53,7 +53,8 @@ impl SplitMix64 {
 /// Uniform weights of the size that training starts with, norms around 1.
 pub(crate) fn tiny_parameters(config: &LlamaConfig, seed: u64) -> ParameterSet {
     let mut random = SplitMix64(seed);
-    let mut set = ParameterSet::zeros(config, &Device::Cpu).unwrap();
+    let mut set =
+        ParameterSet::zeros(&Layout::of_model(config), NumberFormat::F32, &Device::Cpu).unwrap();
     for spec in set.specs().to_vec() {
         let norm = spec.shape.len() == 1;
         let mut value = || {

@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::adamw::{AdamW, AdamWConstants, clip_factor};
+use super::adamw::{AdamW, AdamWConstants};
 use super::batches::{Batches, pack};
 use super::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFolder, CheckpointState, NumericPath,
 };
-use super::config::{ConfigProblem, TrainConfig, TrainDtype};
+use super::config::{ConfigProblem, TrainConfig};
+use super::device::ComputeDevice;
 use super::engine::{Capacity, Engine};
+use super::formats::Formats;
 use super::lora::Adapters;
-use super::operations::CpuOperations;
-use super::parameters::ParameterSet;
+use super::operations;
+use super::parameters::{Layout, ParameterSet};
 use super::plan::Split;
 use super::progress::{HeldOutLoss, StepRecord, TrainObserver};
 use super::schedule::Schedule;
@@ -23,7 +25,7 @@ use super::student::Student;
 use super::template::Row;
 use crate::llama::{LlamaConfig, Weights};
 use admission::{check, compare, identity, numeric_path};
-use candle_core::Device;
+use candle_core::{DType, Tensor};
 
 /// Everything that a training run is given, but for the weights.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +42,8 @@ pub struct TrainJob<'a> {
     pub dir: &'a Path,
     /// Looked at between micro-batches: when it is set, the run saves a checkpoint and stops.
     pub cancel: &'a AtomicBool,
+    /// What it runs on.
+    pub device: &'a ComputeDevice,
     /// How a fresh run is split and what it computes again; a resumed one keeps those that it began with.
     pub split: Split,
     /// Threads of a fresh run; 0 takes all cores. A resumed run keeps those that it began with.
@@ -152,24 +156,37 @@ pub fn train(
     let mut batches = Batches::new(job.config, job.rows.len());
     let total_steps = batches.total_steps();
 
-    let device = Device::Cpu;
-    let operations = Box::new(CpuOperations::new(job.config.dtype));
-    let layout = match &job.config.lora {
-        Some(lora) => ParameterSet::of_shapes(lora.shapes(job.model), &device)?,
-        None => ParameterSet::zeros(job.model, &device)?,
-    };
+    let device = &job.device.handle;
+    let kind = job.device.kind;
+    let dtype = job.config.dtype.on(kind);
+    let operations = operations::of(job.device, dtype)?;
     // Before the tensors: those of other settings would look damaged.
-    if let Some(state) = folder.newest_state()? {
-        compare(job, &state, &identity)?;
+    let newest = folder.newest_state()?;
+    if let Some(state) = &newest {
+        compare(job, state, &identity)?;
     }
-    let (checkpoint, notices) = folder.load_newest(&layout, constants)?;
-    drop(layout);
+    let path = newest.map(|state| state.numeric_path);
+    let path = path.filter(|path| path.engine == operations.name());
+    let moments = path.map_or(job.split.moments, |path| path.moments);
+    let formats = Formats::of(kind, dtype, moments);
+    let layout = match &job.config.lora {
+        Some(lora) => Layout::of_shapes(lora.shapes(job.model)),
+        None => Layout::of_model(job.model),
+    };
+    let (checkpoint, notices) = folder.load_newest(&layout, formats, device, constants)?;
     for notice in &notices {
         observer.on_notice(notice);
     }
     let fresh = checkpoint.is_none();
-    let base = || ParameterSet::from_weights(job.model, weights, &device);
-    let adapters = |lora| Adapters::new(lora, job.model, job.config.seed, &device);
+    let base = || {
+        let format = match job.config.lora {
+            Some(_) => formats.frozen,
+            None => formats.trained,
+        };
+        ParameterSet::from_weights(job.model, weights, format, device)
+    };
+    let seed = job.config.seed;
+    let adapters = |lora| Adapters::new(lora, job.model, seed, formats.trained, device);
     let (mut state, mut student, mut adamw) = match checkpoint {
         Some(Checkpoint {
             state,
@@ -203,11 +220,11 @@ pub fn train(
                 epoch: 0,
                 rows_used: 0,
                 identity,
-                numeric_path: numeric_path(job, &operations),
+                numeric_path: numeric_path(job, &*operations, moments),
                 history: Vec::new(),
                 held_out: Vec::new(),
             };
-            let adamw = AdamW::new(constants, student.trained())?;
+            let adamw = AdamW::new(constants, student.trained(), formats.moments)?;
             (state, student, adamw)
         }
     };
@@ -217,7 +234,7 @@ pub fn train(
             micro_batch_tokens: state.numeric_path.micro_batch_tokens,
             recompute: state.numeric_path.recompute,
             shared_prefixes: state.numeric_path.shared_prefixes.clone(),
-            ..numeric_path(job, &operations)
+            ..numeric_path(job, &*operations, moments)
         };
         if now != state.numeric_path {
             observer.on_notice(&format!(
@@ -228,10 +245,8 @@ pub fn train(
             state.numeric_path = now;
         }
     }
-    if job.config.dtype == TrainDtype::Bf16 && !operations.has_bf16_instructions() {
-        observer.on_notice(
-            "this processor has no instructions for bf16 (AVX-512 BF16): dtype = \"f32\" would be quicker here",
-        );
+    if let Some(caution) = operations.caution() {
+        observer.on_notice(caution);
     }
     let resumed_from = state.step;
     observer.on_start(resumed_from, total_steps);
@@ -240,22 +255,31 @@ pub fn train(
         tokens: state.numeric_path.micro_batch_tokens,
         recompute: state.numeric_path.recompute,
         lora_rank: job.config.lora.as_ref().map_or(0, |lora| lora.r),
+        label_rows: formats.label_rows,
+        activations: formats.activations,
     };
     let mut sitting = Sitting {
         job,
         pool: rayon::ThreadPoolBuilder::new()
             .num_threads(state.numeric_path.threads)
             .build()?,
-        engine: Engine::new(job.model, operations, capacity, &device)?,
+        engine: Engine::new(job.model, operations, capacity, device)?,
         saved: (!fresh).then_some(state.step),
         folder,
     };
     let schedule = Schedule::new(job.config, total_steps);
-    let mut gradients = student.trained().zeros_like()?;
+    let mut gradients = student.trained().zeros_in(formats.gradients)?;
     sitting.measure_if_due(&mut state, &student, observer)?;
     while state.step < total_steps {
         let members = batches.step(state.step);
-        let record = match sitting.step(&state, &members, &student, &mut gradients, observer) {
+        let learning_rate = schedule.learning_rate(state.step);
+        let mut update = Update {
+            student: &mut student,
+            gradients: &mut gradients,
+            adamw: &mut adamw,
+            learning_rate,
+        };
+        let record = match sitting.step(&state, &members, &mut update, observer) {
             Ok(record) => record,
             Err(stop) => {
                 if matches!(stop, TrainError::Cancelled { .. }) {
@@ -264,20 +288,10 @@ pub fn train(
                 return Err(stop);
             }
         };
-        let started = Instant::now();
-        let learning_rate = schedule.learning_rate(state.step);
-        let factor = clip_factor(record.grad_norm, job.config.max_grad_norm);
-        let operations = sitting.engine.operations();
-        let trained = student.trained_mut();
-        sitting
-            .pool
-            .install(|| adamw.update(operations, trained, &gradients, learning_rate, factor))?;
         state.step += 1;
         state.epoch = state.step / batches.steps_per_epoch();
         state.rows_used = (state.step % batches.steps_per_epoch()) * job.config.batch_size as u64;
         let record = StepRecord {
-            learning_rate,
-            seconds: record.seconds + started.elapsed().as_secs_f64(),
             epoch: state.step as f64 / batches.steps_per_epoch() as f64,
             ..record
         };
@@ -310,14 +324,21 @@ struct Sitting<'a> {
     saved: Option<u64>,
 }
 
+/// What one optimizer step changes.
+struct Update<'a> {
+    student: &'a mut Student,
+    gradients: &'a mut ParameterSet,
+    adamw: &'a mut AdamW,
+    learning_rate: f64,
+}
+
 impl Sitting<'_> {
-    /// Loss and gradients of one optimizer step; the parameters stay as they are.
+    /// One optimizer step. The device is waited for once, at its end.
     fn step(
-        &mut self,
+        &self,
         state: &CheckpointState,
         members: &[usize],
-        student: &Student,
-        gradients: &mut ParameterSet,
+        update: &mut Update<'_>,
         observer: &mut dyn TrainObserver,
     ) -> Result<StepRecord, TrainError> {
         let started = Instant::now();
@@ -332,15 +353,13 @@ impl Sitting<'_> {
         );
         let label_tokens: usize = members.iter().map(|&row| rows[row].label_tokens()).sum();
         let scale = 1.0 / label_tokens as f32;
-        let not_finite = |what, value, members: &[usize]| TrainError::NotFinite {
-            step: number,
-            what,
-            value,
-            examples: members.iter().map(|&row| rows[row].example).collect(),
-            checkpoint: self.saved,
-        };
-        gradients.zero()?;
-        let mut loss = 0.0;
+        let device = &self.job.device.handle;
+        let losses = Tensor::zeros(micro_batches.len(), DType::F64, device)?;
+        let squares = Tensor::zeros(1, DType::F64, device)?;
+        let factor = Tensor::zeros(1, DType::F32, device)?;
+        let operations = self.engine.operations();
+        self.pool
+            .install(|| operations.zero(update.gradients.data()))?;
         for (done, batch) in micro_batches.iter().enumerate() {
             if self.job.cancel.load(Ordering::Relaxed) {
                 return Err(TrainError::Cancelled {
@@ -348,29 +367,50 @@ impl Sitting<'_> {
                     total_steps: state.total_steps,
                 });
             }
-            let engine = &self.engine;
-            let summed = self
-                .pool
-                .install(|| engine.accumulate_gradients(student, batch, scale, gradients))?;
-            if !summed.is_finite() {
-                return Err(not_finite("loss", summed, &batch.rows()));
-            }
-            loss += summed;
+            let loss = losses.narrow(0, done, 1)?;
+            let (student, gradients) = (&*update.student, &mut *update.gradients);
+            self.pool.install(|| {
+                self.engine
+                    .accumulate_gradients(student, batch, scale, gradients, &loss)
+            })?;
             observer.on_micro_batch(number, done + 1, micro_batches.len());
         }
-        let operations = self.engine.operations();
-        let squares = self
-            .pool
-            .install(|| operations.sum_of_squares(gradients.data()))?;
-        let grad_norm = squares.sqrt();
+        let max_norm = self.job.config.max_grad_norm;
+        let Update {
+            student,
+            gradients,
+            adamw,
+            learning_rate,
+        } = update;
+        self.pool.install(|| {
+            operations.add_sum_of_squares(&squares, gradients.data())?;
+            operations.clip_factor(&factor, &squares, max_norm)?;
+            let trained = student.trained_mut();
+            // Changes nothing where the norm is not finite, which is found out below.
+            adamw.update(operations, trained, gradients, *learning_rate, &factor)
+        })?;
+        let losses: Vec<f64> = losses.to_vec1()?;
+        let grad_norm = squares.to_vec1::<f64>()?[0].sqrt();
+        let not_finite = |what, value, members: &[usize]| TrainError::NotFinite {
+            step: number,
+            what,
+            value,
+            examples: members.iter().map(|&row| rows[row].example).collect(),
+            checkpoint: self.saved,
+        };
+        for (loss, batch) in losses.iter().zip(&micro_batches) {
+            if !loss.is_finite() {
+                return Err(not_finite("loss", *loss, &batch.rows()));
+            }
+        }
         if !grad_norm.is_finite() {
             return Err(not_finite("norm of the gradient", grad_norm, members));
         }
         Ok(StepRecord {
             step: number,
             epoch: 0.0,
-            loss: loss / label_tokens as f64,
-            learning_rate: 0.0,
+            loss: losses.iter().sum::<f64>() / label_tokens as f64,
+            learning_rate: *learning_rate,
             grad_norm,
             tokens: members
                 .iter()

@@ -9,6 +9,7 @@ use super::{
     training::{refuse, refuse_early},
     *,
 };
+use crate::trainer::{DeviceKind, Room};
 
 fn recipe(text: &str) -> Recipe {
     let checks = crate::manifest::Checks::default();
@@ -138,7 +139,7 @@ fn a_student_is_refused_by_its_configuration_alone() {
     let recipe = |text: &str| recipe(text);
     let trains = recipe(&training(folder.path()));
     // Nothing is known yet.
-    refuse(&trains, 1_000).unwrap();
+    refuse(&trains, cpu(1_000)).unwrap();
     let config = serde_json::json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -156,14 +157,16 @@ fn a_student_is_refused_by_its_configuration_alone() {
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     // Stanford's README counts 112 GB for the four buffers of 7 billion parameters.
     assert_eq!(
-        refuse(&trains, 24_000_000_000).unwrap_err().to_string(),
+        refuse(&trains, cpu(24_000_000_000))
+            .unwrap_err()
+            .to_string(),
         "training this student needs 108.4 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
          gradients and optimizer state of 6,738,415,616 parameters. Train adapters instead ([trainer.lora]), \
          or choose a smaller student or a machine with more memory; or leave [trainer] out, to make the dataset alone. Nothing was asked"
     );
-    refuse(&trains, 128_000_000_000).unwrap();
+    refuse(&trains, cpu(128_000_000_000)).unwrap();
     let dataset_only = training(folder.path()).replace("[trainer]\nepochs = 3\n", "");
-    refuse(&recipe(&dataset_only), 1_000).unwrap();
+    refuse(&recipe(&dataset_only), cpu(1_000)).unwrap();
     refuse_early(&recipe(&dataset_only), folder.path()).unwrap();
 }
 
@@ -270,3 +273,10 @@ what this rests on
 in the way
   - [budget] usd = 5.00 ends the run before its end: 5.70 are expected (a guess)
 ";
+
+fn cpu(bytes: u64) -> Room {
+    Room {
+        kind: DeviceKind::Cpu,
+        available_bytes: Some(bytes),
+    }
+}

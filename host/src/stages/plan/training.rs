@@ -11,7 +11,7 @@ use crate::{
     llama::{LlamaConfig, ModelSource},
     manifest::{Provider, Recipe},
     trainer::{
-        self, Plan, PlanError, TrainConfig,
+        ComputeDevice, DeviceError, DeviceKind, Plan, PlanError, Room, TrainConfig,
         batches::{split_held_out, total_steps},
         config::TemplateName,
         plan::{TokenLengths, plan, size},
@@ -68,10 +68,16 @@ pub enum Lengths {
     Guess,
 }
 
-/// Training that would not fit into memory, found before anything was asked.
+/// Training that cannot take place here, found before anything was asked.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}; or leave [trainer] out, to make the dataset alone. Nothing was asked")]
-pub struct Refused(PlanError);
+pub enum Refused {
+    /// There is no such device.
+    #[error("[trainer]: {0}. Nothing was asked")]
+    Device(#[from] DeviceError),
+    /// It would not fit into memory.
+    #[error("{0}; or leave [trainer] out, to make the dataset alone. Nothing was asked")]
+    Plan(#[from] PlanError),
+}
 
 /// The recipe's student, where it is trained here.
 fn student(recipe: &Recipe) -> Option<&str> {
@@ -94,11 +100,11 @@ fn settings(recipe: &Recipe) -> Option<Result<TrainConfig, ForecastError>> {
 /// # Errors
 /// The planner's figure.
 pub fn refuse_early(recipe: &Recipe, dir: &Path) -> Result<(), Refused> {
-    let available = trainer::memory::available_bytes();
-    match (available, trained(dir)) {
-        (Some(available), false) => refuse(recipe, available),
-        _ => Ok(()),
-    }
+    let (Some(Ok(config)), false) = (settings(recipe), trained(dir)) else {
+        return Ok(());
+    };
+    let device = ComputeDevice::find(config.device, 0)?;
+    refuse(recipe, Room::from(&device))
 }
 
 fn trained(dir: &Path) -> bool {
@@ -109,7 +115,7 @@ fn trained(dir: &Path) -> bool {
             .is_ok_and(|stage| stage.is_some_and(|(_, finished)| finished))
 }
 
-pub(super) fn refuse(recipe: &Recipe, available: u64) -> Result<(), Refused> {
+pub(super) fn refuse(recipe: &Recipe, room: Room) -> Result<(), Refused> {
     let (Some(Ok(config)), Some(student)) = (settings(recipe), student(recipe)) else {
         return Ok(());
     };
@@ -123,9 +129,11 @@ pub(super) fn refuse(recipe: &Recipe, available: u64) -> Result<(), Refused> {
         examples: 1,
         mean_tokens: MEAN_TOKENS,
     };
-    plan(&shape, &config, lengths, Some(available), None)
-        .fits(available)
-        .map_err(Refused)
+    let planned = plan(&shape, &config, lengths, room, None);
+    match room.available_bytes {
+        Some(available) => Ok(planned.fits(available)?),
+        None => Ok(()),
+    }
 }
 
 /// Plans the training of a recipe, where it trains.
@@ -169,14 +177,24 @@ pub(super) fn training(
         }
     });
     let (mean_tokens, lengths) = known.unwrap_or((MEAN_TOKENS, Lengths::Guess));
-    let available_bytes = trainer::memory::available_bytes();
+    let room = match ComputeDevice::find(config.device, 0) {
+        Ok(device) => Room::from(&device),
+        Err(error) => {
+            obstacles.push(format!("{error}; `pacos run` refuses this recipe"));
+            Room {
+                kind: DeviceKind::Cuda,
+                available_bytes: None,
+            }
+        }
+    };
+    let available_bytes = room.available_bytes;
     let planned = shape.map(|shape| {
         let lengths = TokenLengths::Estimated {
             examples,
             mean_tokens,
         };
         let speed = measured.and_then(|measured| measured.training_speed);
-        plan(&shape, &config, lengths, available_bytes, speed)
+        plan(&shape, &config, lengths, room, speed)
     });
     let fits = planned.as_ref().zip(available_bytes).map(|(plan, bytes)| {
         let fits = plan.fits(bytes);

@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -22,7 +23,8 @@ use crate::digest::hex;
 
 use super::adamw::{AdamW, AdamWConstants};
 use super::engine::Recompute;
-use super::parameters::ParameterSet;
+use super::formats::Formats;
+use super::parameters::{Layout, NumberFormat, ParameterSet};
 use super::prefixes::SharedPrefixes;
 use super::progress::{HeldOutLoss, StepRecord};
 use tensor_file::{read_tensors, write_tensors};
@@ -93,6 +95,9 @@ pub struct NumericPath {
     /// What is computed again for the backward pass; it changes no number.
     #[serde(default)]
     pub recompute: Recompute,
+    /// How AdamW's moments are kept while training goes on; a checkpoint holds them in f32.
+    #[serde(default)]
+    pub moments: NumberFormat,
 }
 
 /// A checkpoint in memory.
@@ -325,16 +330,18 @@ impl CheckpointFolder {
 
     /// The newest whole checkpoint, and a sentence for each newer one that is not whole.
     ///
-    /// `layout` says which tensors are expected.
+    /// `layout` says which tensors are expected, `formats` how they are kept on the device.
     pub fn load_newest(
         &self,
-        layout: &ParameterSet,
+        layout: &Layout,
+        formats: Formats,
+        device: &Device,
         constants: AdamWConstants,
     ) -> Result<(Option<Checkpoint>, Vec<String>), CheckpointError> {
         let mut notices = Vec::new();
         for step in self.steps()? {
             let path = self.step_path(step);
-            match load(&path, layout, constants) {
+            match load(&path, layout, formats, device, constants) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), notices)),
                 Err(reason) => notices.push(format!(
                     "the checkpoint {} is damaged and is passed over: {reason}",
@@ -362,7 +369,9 @@ pub fn checkpoint_bytes(parameters: usize) -> u64 {
 
 fn load(
     folder: &Path,
-    layout: &ParameterSet,
+    layout: &Layout,
+    formats: Formats,
+    device: &Device,
     constants: AdamWConstants,
 ) -> Result<Checkpoint, String> {
     let manifest =
@@ -388,15 +397,17 @@ fn load(
             state.format
         ));
     }
-    let read = |name: &str| read_tensors(&folder.join(name), layout, expected(name)?);
+    let read = |name: &str, format| {
+        read_tensors(&folder.join(name), layout, format, device, expected(name)?)
+    };
     let [model, m, v] = TENSORS;
     Ok(Checkpoint {
-        parameters: read(model)?,
+        parameters: read(model, formats.trained)?,
         adamw: AdamW {
             constants,
             updates: state.step,
-            m: read(m)?,
-            v: read(v)?,
+            m: read(m, formats.moments)?,
+            v: read(v, formats.moments)?,
         },
         state,
     })

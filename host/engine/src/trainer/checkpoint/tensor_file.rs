@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use crate::digest::hex;
 
 use super::FileRecord;
-use crate::trainer::parameters::ParameterSet;
+use crate::trainer::parameters::{Layout, NumberFormat, ParameterSet};
+use candle_core::Device;
 
 /// Numbers converted at once.
 const BLOCK: usize = 1 << 16;
@@ -22,7 +23,7 @@ pub(super) fn write_tensors(
 ) -> io::Result<FileRecord> {
     let mut file = BufWriter::new(file);
     let mut digest = Sha256::new();
-    let header = header(tensors);
+    let header = header(tensors.layout());
     let mut bytes = header.len() as u64;
     digest.update(&header);
     file.write_all(&header)?;
@@ -46,7 +47,9 @@ pub(super) fn write_tensors(
 /// Reads what [`write_tensors`] wrote; the reason in words if the file is anything else.
 pub(super) fn read_tensors(
     path: &Path,
-    layout: &ParameterSet,
+    layout: &Layout,
+    format: NumberFormat,
+    device: &Device,
     expected: &FileRecord,
 ) -> Result<ParameterSet, String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -69,7 +72,7 @@ pub(super) fn read_tensors(
     file.read_exact(&mut found_header).map_err(unreadable)?;
     digest.update(&found_header);
     let no_place = |e: candle_core::Error| format!("{name} has no place in memory ({e})");
-    let mut tensors = layout.zeros_like().map_err(no_place)?;
+    let mut tensors = ParameterSet::zeros(layout, format, device).map_err(no_place)?;
     let mut block = vec![0u8; 4 * BLOCK];
     for start in (0..tensors.count()).step_by(BLOCK) {
         let block = &mut block[..4 * BLOCK.min(tensors.count() - start)];
@@ -93,8 +96,8 @@ pub(super) fn read_tensors(
 }
 
 /// The safetensors header: its length in 8 bytes, then names, shapes and places as JSON.
-fn header(tensors: &ParameterSet) -> Vec<u8> {
-    let entries: Map<_, _> = tensors
+fn header(layout: &Layout) -> Vec<u8> {
+    let entries: Map<_, _> = layout
         .specs()
         .iter()
         .map(|spec| {

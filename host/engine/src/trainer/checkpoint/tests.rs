@@ -3,6 +3,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::trainer::TrainConfig;
+use crate::trainer::device::DeviceKind;
 use crate::trainer::testing::{tiny_config, tiny_parameters, values};
 
 fn state(step: u64) -> CheckpointState {
@@ -13,7 +14,7 @@ fn state(step: u64) -> CheckpointState {
         epoch: 0,
         rows_used: step * 2,
         identity: RunIdentity {
-            config: TrainConfig::default().trajectory(),
+            config: TrainConfig::default().trajectory(DeviceKind::Cpu),
             model: tiny_config(true).to_json("float32"),
             rows_sha256: "abc".to_owned(),
         },
@@ -25,6 +26,7 @@ fn state(step: u64) -> CheckpointState {
             micro_batch_tokens: 512,
             shared_prefixes: SharedPrefixes::none(),
             recompute: Recompute::Nothing,
+            moments: NumberFormat::F32,
         },
         history: vec![StepRecord {
             step,
@@ -40,6 +42,15 @@ fn state(step: u64) -> CheckpointState {
     }
 }
 
+const FORMATS: Formats = Formats {
+    trained: NumberFormat::F32,
+    frozen: NumberFormat::F32,
+    gradients: NumberFormat::F32,
+    moments: NumberFormat::F32,
+    activations: candle_core::DType::F32,
+    label_rows: 256,
+};
+
 struct Fixture {
     dir: tempfile::TempDir,
     folder: CheckpointFolder,
@@ -50,7 +61,12 @@ struct Fixture {
 fn fixture() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let parameters = tiny_parameters(&tiny_config(true), 1);
-    let mut adamw = AdamW::new((&TrainConfig::default()).into(), &parameters).unwrap();
+    let mut adamw = AdamW::new(
+        (&TrainConfig::default()).into(),
+        &parameters,
+        FORMATS.moments,
+    )
+    .unwrap();
     adamw.m = tiny_parameters(&tiny_config(true), 2);
     adamw.v = tiny_parameters(&tiny_config(true), 3);
     Fixture {
@@ -77,7 +93,7 @@ impl Fixture {
     fn load(&self) -> (Option<Checkpoint>, Vec<String>) {
         let constants = self.adamw.constants;
         self.folder
-            .load_newest(&self.parameters, constants)
+            .load_newest(self.parameters.layout(), FORMATS, &Device::Cpu, constants)
             .unwrap()
     }
 }

@@ -5,10 +5,6 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::recompute::Recompute;
 use crate::llama::LlamaConfig;
 
-/// Label rows whose logits are held at once: large enough for full speed of the products, small
-/// enough that 49,152 words take 50 MB.
-pub(super) const HEAD_ROWS: usize = 256;
-
 /// What decides how large the engine's buffers are, beside the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
@@ -18,34 +14,58 @@ pub struct Capacity {
     pub recompute: Recompute,
     /// Rank of the adapters; 0 without.
     pub lora_rank: usize,
+    /// Label rows whose logits are held at once.
+    pub label_rows: usize,
+    /// Number format of activations and their gradients: f32 or bf16.
+    pub activations: DType,
 }
 
-/// Numbers of f32 that the engine holds, by purpose.
-pub fn buffers(config: &LlamaConfig, capacity: Capacity) -> Vec<(&'static str, usize)> {
+/// Bytes that the engine's buffers take, by purpose.
+pub fn buffers(config: &LlamaConfig, capacity: Capacity) -> Vec<(&'static str, u64)> {
     let sizes = Sizes::of(config);
     let layers = config.num_hidden_layers;
-    let [costly, cheap] = [&sizes.costly()[..], &sizes.cheap()].map(|w| w.iter().sum::<usize>());
+    let bytes_of = |dtype: DType| dtype.size_in_bytes();
+    let activation = bytes_of(capacity.activations);
+    let bytes = |widths: &[(usize, Numbers)]| -> usize {
+        let each = widths.iter().map(|(width, numbers)| match numbers {
+            Numbers::Activations => width * activation,
+            Numbers::F32 => width * bytes_of(DType::F32),
+        });
+        each.sum()
+    };
+    let [costly, cheap] = [&sizes.costly()[..], &sizes.cheap()].map(bytes);
     let (kept, reused) = match capacity.recompute {
         Recompute::Nothing => (layers * (costly + cheap), 0),
         Recompute::Elementwise => (layers * costly, cheap),
         Recompute::Layers => (0, costly + cheap),
     };
-    let residuals = (layers + 1) * sizes.hidden;
-    let shared: usize = sizes.shared().iter().sum();
+    let residuals = (layers + 1) * sizes.hidden * activation;
+    let shared = bytes(&sizes.shared());
     let Capacity {
         tokens, lora_rank, ..
     } = capacity;
-    vec![
+    let logits = capacity.label_rows.min(tokens) * sizes.vocab * activation;
+    let label_rows = tokens * (4 * sizes.hidden * activation + 2 * bytes_of(DType::F32));
+    let items = [
         ("activations kept for backward", tokens * (kept + residuals)),
         (
             "buffers shared by the layers",
-            tokens * (reused + shared + 2 * lora_rank),
+            tokens * (reused + shared + 2 * lora_rank * activation),
         ),
-        (
-            "logits and label rows",
-            HEAD_ROWS.min(tokens) * sizes.vocab + tokens * (4 * sizes.hidden + 2),
-        ),
-    ]
+        ("logits and label rows", logits + label_rows),
+    ];
+    items
+        .map(|(purpose, bytes)| (purpose, bytes as u64))
+        .to_vec()
+}
+
+/// Which format the numbers of a buffer have.
+#[derive(Clone, Copy)]
+enum Numbers {
+    /// That of [`Capacity::activations`].
+    Activations,
+    /// Always f32.
+    F32,
 }
 
 /// Widths of a token's row in the different buffers.
@@ -80,43 +100,45 @@ impl Sizes {
     }
 
     /// Of [`Costly`], in its order.
-    fn costly(self) -> [usize; 9] {
+    fn costly(self) -> [(usize, Numbers); 9] {
+        use Numbers::{Activations, F32};
         let (queries, keys) = (self.queries, self.keys);
         let (hidden, inner) = (self.hidden, self.inner);
         [
-            1,
-            queries,
-            keys,
-            keys,
-            self.heads,
-            queries,
-            hidden,
-            1,
-            2 * inner,
+            (1, F32),
+            (queries, Activations),
+            (keys, Activations),
+            (keys, Activations),
+            (self.heads, F32),
+            (queries, Activations),
+            (hidden, Activations),
+            (1, F32),
+            (2 * inner, Activations),
         ]
     }
 
     /// Of [`Cheap`], in its order.
-    fn cheap(self) -> [usize; 3] {
-        [self.hidden, self.hidden, self.inner]
+    fn cheap(self) -> [(usize, Numbers); 3] {
+        [self.hidden, self.hidden, self.inner].map(|width| (width, Numbers::Activations))
     }
 
     /// Of [`Shared`], in its order, without the adapters'.
-    fn shared(self) -> [usize; 11] {
+    fn shared(self) -> [(usize, Numbers); 11] {
+        use Numbers::{Activations, F32};
         let (queries, keys) = (self.queries, self.keys);
         let (hidden, inner) = (self.hidden, self.inner);
         [
-            self.qkv,
-            queries,
-            hidden,
-            hidden,
-            queries,
-            keys,
-            keys,
-            queries,
-            self.heads,
-            2 * inner,
-            inner,
+            (self.qkv, Activations),
+            (queries, Activations),
+            (hidden, Activations),
+            (hidden, Activations),
+            (queries, Activations),
+            (keys, Activations),
+            (keys, Activations),
+            (queries, Activations),
+            (self.heads, F32),
+            (2 * inner, Activations),
+            (inner, Activations),
         ]
     }
 }
@@ -192,7 +214,15 @@ impl Buffers {
     pub fn new(config: &LlamaConfig, capacity: Capacity, device: &Device) -> Result<Self> {
         let sizes = Sizes::of(config);
         let layers = config.num_hidden_layers;
-        let buffer = |width: usize| Tensor::zeros(capacity.tokens * width, DType::F32, device);
+        let buffer = |(width, numbers): (usize, Numbers)| {
+            let dtype = match numbers {
+                Numbers::Activations => capacity.activations,
+                Numbers::F32 => DType::F32,
+            };
+            Tensor::zeros(capacity.tokens * width, dtype, device)
+        };
+        let rows = |width| buffer((width, Numbers::Activations));
+        let numbers = || buffer((1, Numbers::F32));
         let costly = || -> Result<Costly> {
             let [
                 rstd,
@@ -261,7 +291,7 @@ impl Buffers {
         ] = sizes.shared();
         Ok(Self {
             residuals: (0..=layers)
-                .map(|_| buffer(sizes.hidden))
+                .map(|_| rows(sizes.hidden))
                 .collect::<Result<_>>()?,
             activations,
             shared: Shared {
@@ -276,18 +306,18 @@ impl Buffers {
                 delta: buffer(delta)?,
                 d_gate_up: buffer(d_gate_up)?,
                 d_gated: buffer(d_gated)?,
-                low_rank: [buffer(capacity.lora_rank)?, buffer(capacity.lora_rank)?],
+                low_rank: [rows(capacity.lora_rank)?, rows(capacity.lora_rank)?],
             },
             head: Head {
-                rows: buffer(sizes.hidden)?,
-                rstd: buffer(1)?,
-                normed: buffer(sizes.hidden)?,
-                d_normed: buffer(sizes.hidden)?,
-                d_rows: buffer(sizes.hidden)?,
-                losses: buffer(1)?,
+                rows: rows(sizes.hidden)?,
+                rstd: numbers()?,
+                normed: rows(sizes.hidden)?,
+                d_normed: rows(sizes.hidden)?,
+                d_rows: rows(sizes.hidden)?,
+                losses: numbers()?,
                 logits: Tensor::zeros(
-                    HEAD_ROWS.min(capacity.tokens) * sizes.vocab,
-                    DType::F32,
+                    capacity.label_rows.min(capacity.tokens) * sizes.vocab,
+                    capacity.activations,
                     device,
                 )?,
             },
@@ -297,8 +327,8 @@ impl Buffers {
 
 #[cfg(test)]
 impl Buffers {
-    /// Numbers in all buffers, each counted once.
-    fn count(&self) -> usize {
+    /// Bytes of all buffers, each counted once.
+    fn bytes(&self) -> usize {
         let mut seen = std::collections::HashMap::new();
         let layers = self.activations.iter().flat_map(|layer| {
             let (costly, cheap) = (&layer.costly, &layer.cheap);
@@ -341,7 +371,10 @@ impl Buffers {
             &head.logits,
         ];
         for tensor in layers.chain(others).chain(&self.residuals) {
-            seen.insert(tensor.id(), tensor.elem_count());
+            seen.insert(
+                tensor.id(),
+                tensor.elem_count() * tensor.dtype().size_in_bytes(),
+            );
         }
         seen.values().sum()
     }
@@ -357,14 +390,19 @@ mod tests {
         let config = tiny_config(true);
         for tokens in [16, 600] {
             for recompute in Recompute::ALL {
-                let capacity = Capacity {
-                    tokens,
-                    recompute,
-                    lora_rank: 3,
-                };
-                let made = Buffers::new(&config, capacity, &Device::Cpu).unwrap();
-                let table: Vec<usize> = buffers(&config, capacity).iter().map(|b| b.1).collect();
-                assert_eq!(table.iter().sum::<usize>(), made.count(), "{capacity:?}");
+                for activations in [DType::F32, DType::BF16] {
+                    let capacity = Capacity {
+                        tokens,
+                        recompute,
+                        lora_rank: 3,
+                        label_rows: 256,
+                        activations,
+                    };
+                    let made = Buffers::new(&config, capacity, &Device::Cpu).unwrap();
+                    let table = buffers(&config, capacity);
+                    let sum: u64 = table.iter().map(|(_, bytes)| bytes).sum();
+                    assert_eq!(sum, made.bytes() as u64, "{capacity:?}");
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::buffers::{HEAD_ROWS, Sizes};
+use super::buffers::Sizes;
 use super::weights::ModelTensors;
 use super::{Engine, Placed, rows};
 use crate::trainer::operations::{Output, RmsNormSaved};
@@ -13,7 +13,7 @@ impl Engine {
     pub(super) fn run_head(
         &self,
         weights: &ModelTensors<Tensor>,
-        batch: &Placed<'_>,
+        batch: &Placed,
         gradients: Option<(f32, &ModelTensors<Option<Tensor>>)>,
     ) -> Result<()> {
         let Sizes { hidden, vocab, .. } = self.sizes;
@@ -35,8 +35,9 @@ impl Engine {
 
         let d_normed = rows(&head.d_normed, labels, hidden)?;
         let table = &weights.head;
-        for start in (0..labels).step_by(HEAD_ROWS) {
-            let count = HEAD_ROWS.min(labels - start);
+        let at_once = self.capacity.label_rows;
+        for start in (0..labels).step_by(at_once) {
+            let count = at_once.min(labels - start);
             let normed = normed.narrow(0, start, count)?;
             let logits = rows(&head.logits, count, vocab)?;
             operations.matmul(Output::set(&logits), &normed, &table.t()?)?;
@@ -57,7 +58,7 @@ impl Engine {
             return Ok(());
         };
         let d_picked = rows(&head.d_rows, labels, hidden)?;
-        d_picked.zero_set()?;
+        operations.zero(&d_picked)?;
         let saved = RmsNormSaved {
             x: &picked,
             weight: &weights.final_norm,
@@ -66,13 +67,13 @@ impl Engine {
         let d_norm = gradients.final_norm.as_ref();
         operations.rms_norm_backward(&d_picked, d_norm, &d_normed, saved)?;
         let d_residual = batch.rows(&self.buffers.shared.d_residual, hidden)?;
-        d_residual.zero_set()?;
+        operations.zero(&d_residual)?;
         operations.scatter_add_rows(&d_residual, &batch.label_positions, &d_picked)
     }
 
-    /// The sum of what [`Engine::run_head`] left, in double precision and in the order of the labels.
-    pub(super) fn summed_loss(&self, batch: &Placed<'_>) -> Result<f64> {
+    /// Adds the sum of what [`Engine::run_head`] left to `loss`.
+    pub(super) fn add_loss(&self, batch: &Placed, loss: &Tensor) -> Result<()> {
         let losses = self.buffers.head.losses.narrow(0, 0, batch.labels)?;
-        Ok(losses.to_vec1::<f32>()?.into_iter().map(f64::from).sum())
+        self.operations.add_sum(loss, &losses)
     }
 }

@@ -14,7 +14,7 @@ impl Engine {
         &self,
         index: usize,
         layer: &LayerTensors<Tensor>,
-        batch: &Placed<'_>,
+        batch: &Placed,
     ) -> Result<()> {
         let (hidden, inner) = (self.sizes.hidden, self.sizes.inner);
         self.forward_to_gated(index, layer, batch)?;
@@ -22,7 +22,7 @@ impl Engine {
         let middle = batch.rows(&saved.costly.middle, hidden)?;
         let out = batch.rows(&self.buffers.residuals[index + 1], hidden)?;
         let gated = batch.rows(&saved.cheap.gated, inner)?;
-        out.slice_set(&middle, 0, 0)?;
+        self.operations.copy(&out, &middle)?;
         self.project(Output::add(&out), &gated, &layer.down)
     }
 
@@ -31,7 +31,7 @@ impl Engine {
         &self,
         index: usize,
         layer: &LayerTensors<Tensor>,
-        batch: &Placed<'_>,
+        batch: &Placed,
     ) -> Result<()> {
         let Sizes {
             hidden,
@@ -62,11 +62,11 @@ impl Engine {
         operations.split_heads(&v, &projected, queries + keys..qkv, None)?;
         let by_head = batch.heads(&shared.heads, heads, head_dim)?;
         let log_sum = rows(&costly.log_sum, heads, batch.tokens)?;
-        operations.attention(&by_head, &log_sum, [&q, &k, &v], batch.segments)?;
+        operations.attention(&by_head, &log_sum, [&q, &k, &v], &batch.segments)?;
         let attended = batch.rows(&costly.attended, queries)?;
         operations.merge_heads(&attended, 0..queries, &by_head, None)?;
         let middle = batch.rows(&costly.middle, hidden)?;
-        middle.slice_set(&x, 0, 0)?;
+        operations.copy(&middle, &x)?;
         self.project(Output::add(&middle), &attended, &layer.o)?;
 
         self.normalise_middle(index, layer, batch)?;
@@ -80,7 +80,7 @@ impl Engine {
         &self,
         index: usize,
         layer: &LayerTensors<Tensor>,
-        batch: &Placed<'_>,
+        batch: &Placed,
     ) -> Result<()> {
         let hidden = self.sizes.hidden;
         let LayerActivations { costly, cheap } = &self.buffers.activations[index];
@@ -97,7 +97,7 @@ impl Engine {
         &self,
         index: usize,
         layer: &LayerTensors<Tensor>,
-        batch: &Placed<'_>,
+        batch: &Placed,
     ) -> Result<()> {
         let hidden = self.sizes.hidden;
         let LayerActivations { costly, cheap } = &self.buffers.activations[index];
@@ -115,7 +115,7 @@ impl Engine {
         &self,
         index: usize,
         layer: &LayerTensors<Tensor>,
-        batch: &Placed<'_>,
+        batch: &Placed,
     ) -> Result<()> {
         if index + 1 == self.config.num_hidden_layers {
             // The last layer's are still there.
@@ -142,7 +142,7 @@ impl Engine {
         index: usize,
         layer: &LayerTensors<Tensor>,
         gradients: &LayerTensors<Option<Tensor>>,
-        batch: &Placed<'_>,
+        batch: &Placed,
     ) -> Result<()> {
         let Sizes {
             hidden,
@@ -201,7 +201,7 @@ impl Engine {
             delta: &delta,
             d_out: &d_by_head,
         };
-        operations.attention_backward([&d_q, &d_k, &d_v], saved, batch.segments)?;
+        operations.attention_backward([&d_q, &d_k, &d_v], saved, &batch.segments)?;
         let d_qkv = batch.rows(&shared.qkv, qkv)?;
         let rotation = Some(self.rotation(batch));
         operations.merge_heads(&d_qkv, 0..queries, &d_q, rotation)?;

@@ -14,10 +14,10 @@ mod recompute;
 mod tests;
 mod weights;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
-use super::micro_batch::{MicroBatch, Segment};
-use super::operations::{Operations, Rotation};
+use super::micro_batch::MicroBatch;
+use super::operations::{Operations, PlacedSegments, Rotation};
 use super::parameters::ParameterSet;
 use super::student::Student;
 use crate::llama::LlamaConfig;
@@ -69,7 +69,8 @@ impl Engine {
         &*self.operations
     }
 
-    /// Adds `scale · ∂(summed loss)/∂(what is trained)` to `gradients` and returns the summed loss.
+    /// Adds `scale · ∂(summed loss)/∂(what is trained)` to `gradients`, and the summed loss to `loss`, one
+    /// f64 on the device. Does not wait for the device.
     ///
     /// The summed loss is `Σ −ln p(target)` in nats over the labels of `batch`, unscaled. With `scale`
     /// = 1 / (labels of the whole optimizer step), accumulation over micro-batches is exact.
@@ -85,7 +86,8 @@ impl Engine {
         batch: &MicroBatch,
         scale: f32,
         gradients: &mut ParameterSet,
-    ) -> Result<f64> {
+        loss: &Tensor,
+    ) -> Result<()> {
         let weights = ModelTensors::weights(&self.config, student)?;
         let gradients = ModelTensors::gradients(&self.config, student, gradients)?;
         let batch = self.place(batch)?;
@@ -101,7 +103,7 @@ impl Engine {
             self.operations
                 .scatter_add_rows(d_embedding, &batch.input_ids, &d_residual)?;
         }
-        self.summed_loss(&batch)
+        self.add_loss(&batch, loss)
     }
 
     /// The summed loss alone.
@@ -116,11 +118,13 @@ impl Engine {
         let batch = self.place(batch)?;
         self.forward_layers(&weights, &batch)?;
         self.run_head(&weights, &batch, None)?;
-        self.summed_loss(&batch)
+        let loss = Tensor::zeros(1, DType::F64, &self.device)?;
+        self.add_loss(&batch, &loss)?;
+        Ok(loss.to_vec1::<f64>()?[0])
     }
 
     /// Runs all layers; the last residual stream is the model's output before its final norm.
-    fn forward_layers(&self, weights: &ModelTensors<Tensor>, batch: &Placed<'_>) -> Result<()> {
+    fn forward_layers(&self, weights: &ModelTensors<Tensor>, batch: &Placed) -> Result<()> {
         let first = batch.rows(&self.buffers.residuals[0], self.sizes.hidden)?;
         self.operations
             .gather_rows(&first, &weights.embedding, &batch.input_ids)?;
@@ -131,7 +135,7 @@ impl Engine {
     }
 
     /// Lays a micro-batch's numbers on the device.
-    fn place<'a>(&self, batch: &'a MicroBatch) -> Result<Placed<'a>> {
+    fn place(&self, batch: &MicroBatch) -> Result<Placed> {
         let (tokens, labels) = (batch.input_ids.len(), batch.targets.len());
         assert!(
             tokens <= self.capacity.tokens,
@@ -146,11 +150,13 @@ impl Engine {
             positions: place(&batch.positions)?,
             label_positions: place(&label_positions)?,
             targets: place(&batch.targets)?,
-            segments: &batch.segments,
+            segments: self
+                .operations
+                .place_segments(&batch.segments, &self.device)?,
         })
     }
 
-    fn rotation<'a>(&'a self, batch: &'a Placed<'_>) -> Rotation<'a> {
+    fn rotation<'a>(&'a self, batch: &'a Placed) -> Rotation<'a> {
         Rotation {
             cos: &self.cos,
             sin: &self.sin,
@@ -160,17 +166,17 @@ impl Engine {
 }
 
 /// A micro-batch whose numbers are on the device.
-struct Placed<'a> {
+struct Placed {
     tokens: usize,
     labels: usize,
     input_ids: Tensor,
     positions: Tensor,
     label_positions: Tensor,
     targets: Tensor,
-    segments: &'a [Segment],
+    segments: PlacedSegments,
 }
 
-impl Placed<'_> {
+impl Placed {
     /// The part of a buffer that holds a row for every token.
     fn rows(&self, buffer: &Tensor, width: usize) -> Result<Tensor> {
         rows(buffer, self.tokens, width)

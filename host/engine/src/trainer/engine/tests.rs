@@ -7,6 +7,7 @@ use crate::trainer::batches::pack;
 use crate::trainer::config::TrainDtype;
 use crate::trainer::lora::{Adapters, LoraConfig, Target};
 use crate::trainer::operations::{ComposedOperations, CpuOperations};
+use crate::trainer::parameters::NumberFormat;
 use crate::trainer::prefixes::SharedPrefixes;
 use crate::trainer::testing::{
     SplitMix64, alike_rows, tiny_config, tiny_parameters, tiny_rows, values,
@@ -19,8 +20,40 @@ fn engine(config: &LlamaConfig, operations: Box<dyn Operations>, recompute: Reco
         tokens: 256,
         recompute,
         lora_rank: 3,
+        label_rows: 256,
+        activations: DType::F32,
     };
     Engine::new(config, operations, capacity, &CPU).unwrap()
+}
+
+/// Summed loss and gradients of a micro-batch.
+fn loss_and_gradients_of(
+    engine: &Engine,
+    student: &Student,
+    batch: &MicroBatch,
+    scale: f32,
+) -> (f64, ParameterSet) {
+    let format = match student.trained().format() {
+        NumberFormat::F32 => NumberFormat::F32,
+        NumberFormat::Bf16 | NumberFormat::Split => NumberFormat::Bf16,
+    };
+    let mut gradients = student.trained().zeros_in(format).unwrap();
+    let loss = accumulate(engine, student, batch, scale, &mut gradients);
+    (loss, gradients)
+}
+
+fn accumulate(
+    engine: &Engine,
+    student: &Student,
+    batch: &MicroBatch,
+    scale: f32,
+    gradients: &mut ParameterSet,
+) -> f64 {
+    let loss = Tensor::zeros(1, DType::F64, &CPU).unwrap();
+    engine
+        .accumulate_gradients(student, batch, scale, gradients, &loss)
+        .unwrap();
+    loss.to_vec1::<f64>().unwrap()[0]
 }
 
 fn on_cpu(config: &LlamaConfig) -> Engine {
@@ -46,7 +79,7 @@ fn adapted(config: &LlamaConfig, base: ParameterSet) -> Student {
             Target::Gate,
         ],
     };
-    let mut adapters = Adapters::new(&lora, config, 1, &CPU).unwrap();
+    let mut adapters = Adapters::new(&lora, config, 1, base.format(), &CPU).unwrap();
     let mut random = SplitMix64(9);
     for spec in adapters.values.specs().to_vec() {
         if spec.name.contains("lora_B") {
@@ -113,10 +146,7 @@ fn engine_and_autograd_agree_on_every_gradient() {
             ];
             for operations in each {
                 let engine = engine(&config, operations, Recompute::Nothing);
-                let mut got = student.trained().zeros_like().unwrap();
-                let loss = engine
-                    .accumulate_gradients(&student, batch, scale, &mut got)
-                    .unwrap();
+                let (loss, mut got) = loss_and_gradients_of(&engine, &student, batch, scale);
                 assert!(
                     (loss - want_loss).abs() < 1e-4 * want_loss,
                     "{loss} {want_loss}"
@@ -125,9 +155,7 @@ fn engine_and_autograd_agree_on_every_gradient() {
                 assert_near(&got, &want, 2e-5);
 
                 // A second micro-batch adds to the first.
-                engine
-                    .accumulate_gradients(&student, batch, scale, &mut got)
-                    .unwrap();
+                accumulate(&engine, &student, batch, scale, &mut got);
                 let (a, b) = (values(&got)[0], 2.0 * values(&want)[0]);
                 assert!((a - b).abs() <= 1e-5 + 1e-4 * b.abs());
             }
@@ -148,11 +176,7 @@ fn rounded_operands_stay_within_their_bound() {
         let [exact, rounded] = [TrainDtype::F32, TrainDtype::Bf16].map(|dtype| {
             let operations = Box::new(CpuOperations::new(dtype));
             let engine = engine(&config, operations, Recompute::Nothing);
-            let mut gradients = student.trained().zeros_like().unwrap();
-            let loss = engine
-                .accumulate_gradients(&student, batch, 0.125, &mut gradients)
-                .unwrap();
-            (loss, gradients)
+            loss_and_gradients_of(&engine, &student, batch, 0.125)
         });
         assert_ne!(rounded.0, exact.0);
         assert!(
@@ -162,6 +186,49 @@ fn rounded_operands_stay_within_their_bound() {
             exact.0
         );
         assert_near(&rounded.1, &exact.1, 3e-2);
+    }
+}
+
+/// The formats of a card: weights in two halves, activations and gradients in bf16.
+#[test]
+fn activations_in_bf16_stay_within_their_bound() {
+    let config = tiny_config(true);
+    let rows = alike_rows(6, 2);
+    let members: Vec<usize> = (0..rows.len()).collect();
+    let batch = &pack(&rows, &members, 256, &SharedPrefixes::of(&rows))[0];
+    let exactly = tiny_parameters(&config, 1);
+    let weights = || tiny_parameters(&config, 1).into_weights().unwrap();
+    let split = ParameterSet::from_weights(&config, weights(), NumberFormat::Split, &CPU).unwrap();
+    assert_eq!(values(&split), values(&exactly));
+    let frozen = ParameterSet::from_weights(&config, weights(), NumberFormat::Bf16, &CPU).unwrap();
+    let mut halved = adapted(&config, frozen);
+    // Adapters are trained, so that they are kept exactly.
+    let adapters = halved.adapters.as_mut().unwrap();
+    let numbers = values(&adapters.values);
+    adapters.values = adapters.values.zeros_in(NumberFormat::Split).unwrap();
+    adapters.values.write(0, &numbers).unwrap();
+    let pairs = [
+        (Student::full(exactly), Student::full(split)),
+        (adapted(&config, tiny_parameters(&config, 1)), halved),
+    ];
+    for (exact, rounded) in pairs {
+        let (want_loss, want) = loss_and_gradients_of(&on_cpu(&config), &exact, batch, 0.125);
+        let capacity = Capacity {
+            tokens: 256,
+            recompute: Recompute::Elementwise,
+            lora_rank: 3,
+            label_rows: 20,
+            activations: DType::BF16,
+        };
+        let operations = Box::new(ComposedOperations);
+        let engine = Engine::new(&config, operations, capacity, &CPU).unwrap();
+        let (loss, got) = loss_and_gradients_of(&engine, &rounded, batch, 0.125);
+        assert_ne!(loss, want_loss);
+        assert!(
+            (loss - want_loss).abs() < 3e-3 * want_loss,
+            "{loss} {want_loss}"
+        );
+        assert_near(&got, &want, 6e-2);
     }
 }
 
@@ -180,10 +247,7 @@ fn what_is_computed_again_changes_no_bit() {
                 Box::new(CpuOperations::new(TrainDtype::F32)),
                 recompute,
             );
-            let mut gradients = student.trained().zeros_like().unwrap();
-            let loss = engine
-                .accumulate_gradients(&student, batch, 0.125, &mut gradients)
-                .unwrap();
+            let (loss, gradients) = loss_and_gradients_of(&engine, &student, batch, 0.125);
             let bits: Vec<u32> = values(&gradients).iter().map(|x| x.to_bits()).collect();
             (loss, bits)
         });
@@ -203,10 +267,7 @@ fn a_shared_prefix_changes_no_loss_and_no_gradient() {
         let run = |prefixes: &SharedPrefixes| {
             let batches = pack(&rows, &members, 256, prefixes);
             assert_eq!(batches.len(), 1);
-            let mut gradients = student.base.zeros_like().unwrap();
-            let loss = engine
-                .accumulate_gradients(&student, &batches[0], 0.01, &mut gradients)
-                .unwrap();
+            let (loss, gradients) = loss_and_gradients_of(&engine, &student, &batches[0], 0.01);
             (loss, gradients, batches[0].input_ids.len())
         };
         let (want_loss, want, all) = run(&SharedPrefixes::none());
@@ -256,7 +317,9 @@ fn merged_adapters_answer_as_apart_and_new_ones_change_nothing() {
     let student = adapted(&config, tiny_parameters(&config, 3));
     let apart = engine.loss(&student, batch).unwrap();
     let weights = student.into_weights(&config).unwrap();
-    let merged = Student::full(ParameterSet::from_weights(&config, weights, &CPU).unwrap());
+    let merged = Student::full(
+        ParameterSet::from_weights(&config, weights, NumberFormat::F32, &CPU).unwrap(),
+    );
     let together = engine.loss(&merged, batch).unwrap();
     assert!(
         (apart - together).abs() < 1e-5 * apart,
@@ -272,7 +335,7 @@ fn merged_adapters_answer_as_apart_and_new_ones_change_nothing() {
     };
     let fresh = Student {
         base: tiny_parameters(&config, 3),
-        adapters: Some(Adapters::new(&lora, &config, 1, &CPU).unwrap()),
+        adapters: Some(Adapters::new(&lora, &config, 1, NumberFormat::F32, &CPU).unwrap()),
     };
     assert_eq!(engine.loss(&fresh, batch).unwrap(), without);
 }

@@ -4,32 +4,50 @@
 use std::ops::Range;
 
 use candle_core::{D, DType, Result, Tensor};
+use half::bf16;
 
 use super::{
-    AdamWNumbers, AdamWTensors, AttentionSaved, Operations, Output, RmsNormSaved, Rotation,
+    AdamWNumbers, AdamWTensors, AttentionSaved, Operations, Output, PlacedSegments, RmsNormSaved,
+    Rotation,
 };
+use crate::trainer::adamw::clip_factor;
 use crate::trainer::micro_batch::Segment;
+use crate::trainer::rounding::{join, philox2x32, split, stochastic};
 
-/// candle's plain operations; each result is computed in memory of its own, then copied to its place.
+/// candle's plain operations in f32; each result is computed in memory of its own, then rounded to the
+/// format of its place and copied there.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ComposedOperations;
 
 impl Operations for ComposedOperations {
     fn name(&self) -> &'static str {
-        "candle-f32-1"
+        "candle-1"
+    }
+
+    fn instructions(&self) -> String {
+        "candle".to_owned()
     }
 
     fn matmul(&self, out: Output<'_>, a: &Tensor, b: &Tensor) -> Result<()> {
-        let product = a.contiguous()?.matmul(&b.contiguous()?)?;
+        let product = f32(&a.contiguous()?)?.matmul(&f32(&b.contiguous()?)?)?;
         let product = (product * f64::from(out.factor))?;
         let (columns, width) = (out.columns.unwrap_or(0..out.tensor.dim(1)?), 1);
         let product = if out.accumulate {
             let there = out.tensor.narrow(width, columns.start, columns.len())?;
-            (there + product)?
+            (f32(&there)? + product)?
         } else {
             product
         };
+        let product = product.to_dtype(out.tensor.dtype())?;
         out.tensor.slice_set(&product, width, columns.start)
+    }
+
+    fn zero(&self, x: &Tensor) -> Result<()> {
+        x.zero_set()
+    }
+
+    fn copy(&self, out: &Tensor, x: &Tensor) -> Result<()> {
+        set(out, x)
     }
 
     fn gather_rows(&self, out: &Tensor, table: &Tensor, ids: &Tensor) -> Result<()> {
@@ -37,7 +55,7 @@ impl Operations for ComposedOperations {
     }
 
     fn scatter_add_rows(&self, table: &Tensor, ids: &Tensor, rows: &Tensor) -> Result<()> {
-        set(table, &table.index_add(ids, rows, 0)?)
+        set(table, &f32(table)?.index_add(ids, &f32(rows)?, 0)?)
     }
 
     fn rms_norm(
@@ -48,10 +66,11 @@ impl Operations for ComposedOperations {
         weight: &Tensor,
         eps: f64,
     ) -> Result<()> {
+        let (x, weight) = (f32(x)?, f32(weight)?);
         let inverse = (x.sqr()?.mean(D::Minus1)? + eps)?.sqrt()?.recip()?;
         let normed = x.broadcast_mul(&inverse.unsqueeze(1)?)?;
         set(rstd, &inverse)?;
-        set(y, &normed.broadcast_mul(weight)?)
+        set(y, &normed.broadcast_mul(&weight)?)
     }
 
     fn rms_norm_backward(
@@ -61,14 +80,15 @@ impl Operations for ComposedOperations {
         dy: &Tensor,
         saved: RmsNormSaved<'_>,
     ) -> Result<()> {
+        let dy = f32(dy)?;
         let rstd = saved.rstd.unsqueeze(1)?;
-        let normed = saved.x.broadcast_mul(&rstd)?;
-        let weighted = dy.broadcast_mul(saved.weight)?;
+        let normed = f32(saved.x)?.broadcast_mul(&rstd)?;
+        let weighted = dy.broadcast_mul(&f32(saved.weight)?)?;
         let mean = (&weighted * &normed)?.mean_keepdim(D::Minus1)?;
         let inner = (weighted - normed.broadcast_mul(&mean)?)?;
-        set(dx, &(dx + inner.broadcast_mul(&rstd)?)?)?;
+        set(dx, &(f32(dx)? + inner.broadcast_mul(&rstd)?)?)?;
         match d_weight {
-            Some(d_weight) => set(d_weight, &(d_weight + (dy * normed)?.sum(0)?)?),
+            Some(d_weight) => set(d_weight, &(f32(d_weight)? + (dy * normed)?.sum(0)?)?),
             None => Ok(()),
         }
     }
@@ -81,7 +101,7 @@ impl Operations for ComposedOperations {
         rotation: Option<Rotation<'_>>,
     ) -> Result<()> {
         let (count, tokens, head_dim) = heads.dims3()?;
-        let split = rows
+        let split = f32(rows)?
             .narrow(1, columns.start, columns.len())?
             .reshape((tokens, count, head_dim))?
             .transpose(0, 1)?
@@ -97,9 +117,10 @@ impl Operations for ComposedOperations {
         rotation: Option<Rotation<'_>>,
     ) -> Result<()> {
         let tokens = rows.dim(0)?;
-        let merged = rotated(heads, rotation, -1.0)?
+        let merged = rotated(&f32(heads)?, rotation, -1.0)?
             .transpose(0, 1)?
-            .reshape((tokens, columns.len()))?;
+            .reshape((tokens, columns.len()))?
+            .to_dtype(rows.dtype())?;
         rows.slice_set(&merged, 1, columns.start)
     }
 
@@ -108,9 +129,10 @@ impl Operations for ComposedOperations {
         out: &Tensor,
         log_sum: &Tensor,
         [q, k, v]: [&Tensor; 3],
-        segments: &[Segment],
+        segments: &PlacedSegments,
     ) -> Result<()> {
-        let scores = scores(q, k, segments)?;
+        let [q, k, v] = [&f32(q)?, &f32(k)?, &f32(v)?];
+        let scores = scores(q, k, &segments.list)?;
         let largest = scores.max_keepdim(D::Minus1)?;
         let weights = scores.broadcast_sub(&largest)?.exp()?;
         let sum = weights.sum_keepdim(D::Minus1)?;
@@ -123,36 +145,40 @@ impl Operations for ComposedOperations {
         &self,
         [dq, dk, dv]: [&Tensor; 3],
         saved: AttentionSaved<'_>,
-        segments: &[Segment],
+        segments: &PlacedSegments,
     ) -> Result<()> {
-        let AttentionSaved { q, k, v, .. } = saved;
+        let [q, k, v] = [&f32(saved.q)?, &f32(saved.k)?, &f32(saved.v)?];
+        let d_out = &f32(saved.d_out)?;
         let heads = q.dim(0)?;
         let log_sum = saved.log_sum.unsqueeze(2)?;
-        let weights = scores(q, k, segments)?.broadcast_sub(&log_sum)?.exp()?;
+        let weights = scores(q, k, &segments.list)?
+            .broadcast_sub(&log_sum)?
+            .exp()?;
         let (k_each, v_each) = (per_query_head(k, heads)?, per_query_head(v, heads)?);
-        let d_weights = saved.d_out.matmul(&v_each.t()?)?;
+        let d_weights = d_out.matmul(&v_each.t()?)?;
         let d_scores = (&weights * d_weights.broadcast_sub(&saved.delta.unsqueeze(2)?)?)?;
         let d_scores = (d_scores * scale(q)?)?;
         set(dq, &d_scores.matmul(&k_each)?)?;
         let d_k = d_scores.t()?.contiguous()?.matmul(q)?;
         set(dk, &per_kv_head(&d_k, k.dim(0)?)?)?;
-        let d_v = weights.t()?.contiguous()?.matmul(saved.d_out)?;
+        let d_v = weights.t()?.contiguous()?.matmul(d_out)?;
         set(dv, &per_kv_head(&d_v, v.dim(0)?)?)
     }
 
     fn head_products(&self, products: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
         let (heads, tokens) = products.dims2()?;
-        let by_head = (a * b)?.reshape((tokens, heads, ()))?;
+        let by_head = (f32(a)? * f32(b)?)?.reshape((tokens, heads, ()))?;
         set(products, &by_head.sum(D::Minus1)?.t()?.contiguous()?)
     }
 
     fn swiglu(&self, out: &Tensor, gate_up: &Tensor) -> Result<()> {
-        let (gate, up) = halves(gate_up)?;
+        let (gate, up) = halves(&f32(gate_up)?)?;
         set(out, &(gate.silu()? * up)?)
     }
 
     fn swiglu_backward(&self, d_gate_up: &Tensor, d_out: &Tensor, gate_up: &Tensor) -> Result<()> {
-        let (gate, up) = halves(gate_up)?;
+        let d_out = &f32(d_out)?;
+        let (gate, up) = halves(&f32(gate_up)?)?;
         let sigmoid = (gate.neg()?.exp()? + 1.0)?.recip()?;
         let slope = (&sigmoid * (((1.0 - &sigmoid)? * &gate)? + 1.0)?)?;
         let d_gate = ((d_out * up)? * slope)?;
@@ -168,8 +194,9 @@ impl Operations for ComposedOperations {
         gradient_scale: Option<f32>,
     ) -> Result<()> {
         let targets = targets.unsqueeze(1)?;
-        let largest = logits.max_keepdim(D::Minus1)?;
-        let shifted = logits.broadcast_sub(&largest)?;
+        let numbers = f32(logits)?;
+        let largest = numbers.max_keepdim(D::Minus1)?;
+        let shifted = numbers.broadcast_sub(&largest)?;
         let powers = shifted.exp()?;
         let sum = powers.sum_keepdim(D::Minus1)?;
         let loss = (sum.log()? - shifted.gather(&targets, 1)?)?;
@@ -183,30 +210,87 @@ impl Operations for ComposedOperations {
         Ok(())
     }
 
-    fn sum_of_squares(&self, x: &Tensor) -> Result<f64> {
-        x.sqr()?.to_dtype(DType::F64)?.sum_all()?.to_scalar()
+    fn add_sum(&self, total: &Tensor, values: &Tensor) -> Result<()> {
+        let sum = values.to_dtype(DType::F64)?.sum_all()?;
+        set(total, &(total + sum.reshape(1)?)?)
     }
 
+    fn add_sum_of_squares(&self, total: &Tensor, x: &Tensor) -> Result<()> {
+        let sum = f32(x)?.sqr()?.to_dtype(DType::F64)?.sum_all()?;
+        set(total, &(total + sum.reshape(1)?)?)
+    }
+
+    fn clip_factor(&self, factor: &Tensor, sum_of_squares: &Tensor, max_norm: f64) -> Result<()> {
+        let sum = sum_of_squares.to_vec1::<f64>()?[0];
+        let value = clip_factor(sum.sqrt(), max_norm);
+        set(factor, &Tensor::from_slice(&[value], 1, factor.device())?)
+    }
+
+    /// Number by number on the host: candle has no operations on bits.
     fn adamw(&self, state: AdamWTensors<'_>, numbers: AdamWNumbers) -> Result<()> {
-        let AdamWTensors { weights, m, v, .. } = state;
-        let times = |x: &Tensor, factor: f32| x * f64::from(factor);
-        let gradients = times(state.gradients, numbers.gradient_factor)?;
-        set(
-            m,
-            &(m + times(&(&gradients - m)?, numbers.one_minus_beta1)?)?,
-        )?;
-        let squares = times(&gradients.sqr()?, numbers.one_minus_beta2)?;
-        set(v, &(times(v, numbers.beta2)? + squares)?)?;
-        let root = times(&v.sqrt()?, numbers.inverse_root_correction)?;
-        let denominator = (root + f64::from(numbers.epsilon))?;
-        let step = times(&(m / denominator)?, numbers.step_size)?;
-        set(weights, &(times(weights, numbers.decay)? - step)?)
+        let factor = state.gradient_factor.to_vec1::<f32>()?[0];
+        if !factor.is_finite() {
+            return Ok(());
+        }
+        let (mut weights, gradients) = (host(state.weights)?, host(state.gradients)?);
+        let (mut m, mut v) = (host(state.m)?, host(state.v)?);
+        let mut rest = match state.rest {
+            Some(rest) => Some(rest.flatten_all()?.to_vec1::<i16>()?),
+            None => None,
+        };
+        let c = numbers;
+        for i in 0..weights.len() {
+            let weight = match &rest {
+                Some(rest) => join(bf16::from_f32(weights[i]), rest[i]),
+                None => weights[i],
+            };
+            let gradient = gradients[i] * factor;
+            m[i] += (gradient - m[i]) * c.one_minus_beta1;
+            v[i] = v[i] * c.beta2 + gradient * gradient * c.one_minus_beta2;
+            let denominator = v[i].sqrt() * c.inverse_root_correction + c.epsilon;
+            weights[i] = weight * c.decay - c.step_size * (m[i] / denominator);
+            if let Some(rest) = &mut rest {
+                let (high, low) = split(weights[i]);
+                (weights[i], rest[i]) = (high.to_f32(), low);
+            }
+            if state.m.dtype() == DType::BF16 {
+                let [word, _] = philox2x32(c.random.key, c.random.first + i as u64);
+                m[i] = stochastic(m[i], word as u16).to_f32();
+                v[i] = stochastic(v[i], (word >> 16) as u16).to_f32();
+            }
+        }
+        let back = |place: &Tensor, values: Vec<f32>| {
+            set(
+                place,
+                &Tensor::from_vec(values, place.shape(), place.device())?,
+            )
+        };
+        back(state.weights, weights)?;
+        back(state.m, m)?;
+        back(state.v, v)?;
+        match (state.rest, rest) {
+            (Some(place), Some(rest)) => set(
+                place,
+                &Tensor::from_vec(rest, place.shape(), place.device())?,
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
-/// Copies a result to its place.
+/// The numbers of a tensor in f32.
+fn f32(x: &Tensor) -> Result<Tensor> {
+    x.to_dtype(DType::F32)
+}
+
+/// The numbers of a tensor in f32, in the host's memory.
+fn host(x: &Tensor) -> Result<Vec<f32>> {
+    f32(&x.flatten_all()?)?.to_vec1()
+}
+
+/// Copies a result to its place, rounded to the format that is kept there.
 fn set(place: &Tensor, value: &Tensor) -> Result<()> {
-    place.slice_set(&value.contiguous()?, 0, 0)
+    place.slice_set(&value.to_dtype(place.dtype())?.contiguous()?, 0, 0)
 }
 
 /// Turns every head of `[heads, tokens, head_dim]` to its token's position, or back where `direction`

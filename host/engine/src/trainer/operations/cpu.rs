@@ -9,11 +9,12 @@ use candle_core::{
 use rayon::prelude::*;
 
 use super::{
-    AdamWNumbers, AdamWTensors, AttentionSaved, Operations, Output, RmsNormSaved, Rotation,
+    AdamWNumbers, AdamWTensors, AttentionSaved, Operations, Output, PlacedSegments, RmsNormSaved,
+    Rotation,
 };
+use crate::trainer::adamw::clip_factor;
 use crate::trainer::config::TrainDtype;
 use crate::trainer::kernels::{self, AttentionShape, Matrix, MatrixMut};
-use crate::trainer::micro_batch::Segment;
 
 /// Elements of one task; fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 1 << 16;
@@ -29,19 +30,6 @@ impl CpuOperations {
     pub fn new(dtype: TrainDtype) -> Self {
         Self { dtype }
     }
-
-    /// Whether this machine multiplies bf16 numbers by instructions of its own.
-    pub fn has_bf16_instructions(self) -> bool {
-        kernels::matmul_bf16::has_instructions()
-    }
-
-    /// The instruction set that products use on this machine: part of a run's numeric path.
-    pub fn instructions(self) -> &'static str {
-        match self.dtype {
-            TrainDtype::F32 => kernels::instructions(),
-            TrainDtype::Bf16 => kernels::matmul_bf16::instructions(),
-        }
-    }
 }
 
 impl Operations for CpuOperations {
@@ -50,6 +38,21 @@ impl Operations for CpuOperations {
             TrainDtype::F32 => "cpu-f32-1",
             TrainDtype::Bf16 => "cpu-bf16-1",
         }
+    }
+
+    fn instructions(&self) -> String {
+        let name = match self.dtype {
+            TrainDtype::F32 => kernels::instructions(),
+            TrainDtype::Bf16 => kernels::matmul_bf16::instructions(),
+        };
+        name.to_owned()
+    }
+
+    fn caution(&self) -> Option<&'static str> {
+        let slow = self.dtype == TrainDtype::Bf16 && !kernels::matmul_bf16::has_instructions();
+        slow.then_some(
+            "this processor has no instructions for bf16 (AVX-512 BF16): dtype = \"f32\" would be quicker here",
+        )
     }
 
     fn matmul(&self, out: Output<'_>, a: &Tensor, b: &Tensor) -> Result<()> {
@@ -74,6 +77,14 @@ impl Operations for CpuOperations {
             matmul(y, out.accumulate, out.factor, a, b, true);
             Ok(())
         })
+    }
+
+    fn zero(&self, x: &Tensor) -> Result<()> {
+        x.zero_set()
+    }
+
+    fn copy(&self, out: &Tensor, x: &Tensor) -> Result<()> {
+        out.slice_set(x, 0, 0)
     }
 
     fn gather_rows(&self, out: &Tensor, table: &Tensor, ids: &Tensor) -> Result<()> {
@@ -172,13 +183,13 @@ impl Operations for CpuOperations {
         out: &Tensor,
         log_sum: &Tensor,
         [q, k, v]: [&Tensor; 3],
-        segments: &[Segment],
+        segments: &PlacedSegments,
     ) -> Result<()> {
         let shape = attention_shape(q, k)?;
         let (q, k, v) = (read(q)?, read(k)?, read(v)?);
         write(out, |out| {
             write(log_sum, |log_sum| {
-                kernels::attention_forward(out, log_sum, &q, &k, &v, segments, shape);
+                kernels::attention_forward(out, log_sum, &q, &k, &v, &segments.list, shape);
                 Ok(())
             })
         })
@@ -188,7 +199,7 @@ impl Operations for CpuOperations {
         &self,
         [dq, dk, dv]: [&Tensor; 3],
         saved: AttentionSaved<'_>,
-        segments: &[Segment],
+        segments: &PlacedSegments,
     ) -> Result<()> {
         let shape = attention_shape(saved.q, saved.k)?;
         let (q, k, v) = (read(saved.q)?, read(saved.k)?, read(saved.v)?);
@@ -205,7 +216,7 @@ impl Operations for CpuOperations {
         write(dq, |dq| {
             write(dk, |dk| {
                 write(dv, |dv| {
-                    kernels::attention_backward(dq, dk, dv, saved, segments, shape);
+                    kernels::attention_backward(dq, dk, dv, saved, &segments.list, shape);
                     Ok(())
                 })
             })
@@ -256,13 +267,30 @@ impl Operations for CpuOperations {
         })
     }
 
-    fn sum_of_squares(&self, x: &Tensor) -> Result<f64> {
+    fn add_sum(&self, total: &Tensor, values: &Tensor) -> Result<()> {
+        let values = read::<f32>(values)?;
+        add(total, values.iter().copied().map(f64::from).sum())
+    }
+
+    fn add_sum_of_squares(&self, total: &Tensor, x: &Tensor) -> Result<()> {
         let x = read::<f32>(x)?;
         let sums: Vec<f64> = x.par_chunks(CHUNK).map(kernels::sum_of_squares).collect();
-        Ok(sums.iter().sum())
+        add(total, sums.iter().sum())
+    }
+
+    fn clip_factor(&self, factor: &Tensor, sum_of_squares: &Tensor, max_norm: f64) -> Result<()> {
+        let sum = read::<f64>(sum_of_squares)?[0];
+        write(factor, |factor: &mut [f32]| {
+            factor[0] = clip_factor(sum.sqrt(), max_norm);
+            Ok(())
+        })
     }
 
     fn adamw(&self, state: AdamWTensors<'_>, numbers: AdamWNumbers) -> Result<()> {
+        let factor = read::<f32>(state.gradient_factor)?[0];
+        if !factor.is_finite() {
+            return Ok(());
+        }
         let gradients = read::<f32>(state.gradients)?;
         write(state.weights, |weights| {
             write(state.m, |m| {
@@ -272,7 +300,7 @@ impl Operations for CpuOperations {
                         .zip(gradients.par_chunks(CHUNK))
                         .zip(m.par_chunks_mut(CHUNK))
                         .zip(v.par_chunks_mut(CHUNK))
-                        .for_each(|(((w, g), m), v)| kernels::adamw(w, g, m, v, numbers));
+                        .for_each(|(((w, g), m), v)| kernels::adamw(w, g, m, v, factor, numbers));
                     Ok(())
                 })
             })
@@ -372,23 +400,55 @@ impl<'a> Strided<'a> {
     }
 }
 
+fn add(total: &Tensor, sum: f64) -> Result<()> {
+    write(total, |total: &mut [f64]| {
+        total[0] += sum;
+        Ok(())
+    })
+}
+
+/// A number that is written.
+trait Number: Copy {
+    /// All numbers of a storage, if it holds numbers of this kind.
+    fn all(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Number for f32 {
+    fn all(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        match storage {
+            CpuStorage::F32(data) => Some(data),
+            _ => None,
+        }
+    }
+}
+
+impl Number for f64 {
+    fn all(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        match storage {
+            CpuStorage::F64(data) => Some(data),
+            _ => None,
+        }
+    }
+}
+
 /// Runs `change` on the elements of a contiguous tensor.
 ///
 /// candle lends a storage for writing to its in-place operations alone, so this is one.
-fn write<R>(tensor: &Tensor, change: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R> {
-    struct Write<F, R> {
+fn write<T: Number, R>(tensor: &Tensor, change: impl FnOnce(&mut [T]) -> Result<R>) -> Result<R> {
+    struct Write<T, F, R> {
         change: Cell<Option<F>>,
         result: Cell<Option<R>>,
+        number: std::marker::PhantomData<T>,
     }
 
-    impl<F: FnOnce(&mut [f32]) -> Result<R>, R> InplaceOp1 for Write<F, R> {
+    impl<T: Number, F: FnOnce(&mut [T]) -> Result<R>, R> InplaceOp1 for Write<T, F, R> {
         fn name(&self) -> &'static str {
             "write"
         }
 
         fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-            let CpuStorage::F32(data) = storage else {
-                bail!("expected a tensor of f32");
+            let Some(data) = T::all(storage) else {
+                bail!("the operations of the CPU compute in f32, and sum in f64");
             };
             let Some((start, end)) = layout.contiguous_offsets() else {
                 bail!("expected a contiguous tensor, found {layout:?}");
@@ -402,6 +462,7 @@ fn write<R>(tensor: &Tensor, change: impl FnOnce(&mut [f32]) -> Result<R>) -> Re
     let operation = Write {
         change: Cell::new(Some(change)),
         result: Cell::new(None),
+        number: std::marker::PhantomData,
     };
     tensor.inplace_op1(&operation)?;
     Ok(operation

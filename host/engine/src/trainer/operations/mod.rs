@@ -15,8 +15,10 @@ mod tests;
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
+use super::config::TrainDtype;
+use super::device::{ComputeDevice, DeviceKind};
 use super::micro_batch::Segment;
 pub use composed::ComposedOperations;
 pub use cpu::CpuOperations;
@@ -24,8 +26,10 @@ pub use cpu::CpuOperations;
 /// Every operation of a training step.
 ///
 /// Activations are row-major `[tokens, features]`; queries, keys and values are `[heads, tokens,
-/// head_dim]`. All tensors of one call lie on one device, in f32, indices in u32. What is written is
-/// contiguous and shares no storage with what is read.
+/// head_dim]`. All tensors of one call lie on one device. Weights, activations and their gradients are
+/// of one number format, f32 or bf16; reciprocal deviations, logarithms of sums, inner products of
+/// heads, angles and losses are f32, sums over many numbers f64, indices u32. What is written is
+/// contiguous. Nothing waits for the device: what one call writes, later calls find.
 ///
 /// # Errors
 /// candle's: shapes that do not fit, or a device that fails.
@@ -33,9 +37,23 @@ pub trait Operations: Send + Sync {
     /// Names the arithmetic in checkpoints. Changed whenever results change in any bit.
     fn name(&self) -> &'static str;
 
+    /// The instruction set or the card that it computes with: part of a run's numeric path.
+    fn instructions(&self) -> String;
+
+    /// What a user should know before a run on this machine, if anything.
+    fn caution(&self) -> Option<&'static str> {
+        None
+    }
+
     /// `out = factor · a b`, or `out += factor · a b` ([`Output`] says which); `a` is `[m, k]`, `b`
     /// `[k, n]`, either of them possibly a transpose or some columns of a larger matrix.
     fn matmul(&self, out: Output<'_>, a: &Tensor, b: &Tensor) -> Result<()>;
+
+    /// Makes all elements zero.
+    fn zero(&self, x: &Tensor) -> Result<()>;
+
+    /// `out = x`, of one shape.
+    fn copy(&self, out: &Tensor, x: &Tensor) -> Result<()>;
 
     /// `out[i] = table[ids[i]]`, rows of the table.
     fn gather_rows(&self, out: &Tensor, table: &Tensor, ids: &Tensor) -> Result<()>;
@@ -84,6 +102,15 @@ pub trait Operations: Send + Sync {
         rotation: Option<Rotation<'_>>,
     ) -> Result<()>;
 
+    /// Lays on the device what attention asks of a micro-batch's segments, once for all layers.
+    fn place_segments(&self, segments: &[Segment], device: &Device) -> Result<PlacedSegments> {
+        let _ = device;
+        Ok(PlacedSegments {
+            list: segments.to_vec(),
+            tables: Vec::new(),
+        })
+    }
+
     /// `out = softmax(q kᵀ / √head_dim, causal) v`, segment by segment and with each segment's
     /// prefix. The logarithm of each softmax's denominator goes to `log_sum` (`[heads, tokens]`).
     fn attention(
@@ -91,7 +118,7 @@ pub trait Operations: Send + Sync {
         out: &Tensor,
         log_sum: &Tensor,
         qkv: [&Tensor; 3],
-        segments: &[Segment],
+        segments: &PlacedSegments,
     ) -> Result<()>;
 
     /// Writes the gradients of queries, keys and values.
@@ -99,7 +126,7 @@ pub trait Operations: Send + Sync {
         &self,
         d_qkv: [&Tensor; 3],
         saved: AttentionSaved<'_>,
-        segments: &[Segment],
+        segments: &PlacedSegments,
     ) -> Result<()>;
 
     /// `products[head, token]` = inner product of that head's parts of `a` and `b` (`[tokens, heads ·
@@ -123,11 +150,31 @@ pub trait Operations: Send + Sync {
         gradient_scale: Option<f32>,
     ) -> Result<()>;
 
-    /// `Σ xᵢ²` in double precision.
-    fn sum_of_squares(&self, x: &Tensor) -> Result<f64>;
+    /// `total += Σ values`; `total` is one f64.
+    fn add_sum(&self, total: &Tensor, values: &Tensor) -> Result<()>;
 
-    /// One update of AdamW on weights with their gradient and moments, all of one shape.
+    /// `total += Σ xᵢ²`; `total` is one f64.
+    fn add_sum_of_squares(&self, total: &Tensor, x: &Tensor) -> Result<()>;
+
+    /// What gradients are multiplied by whose squares have this sum, as in
+    /// `torch.nn.utils.clip_grad_norm_`: `max_norm / (√sum + 1e-6)`, at most 1. A `max_norm` of 0 turns
+    /// clipping off. A sum that is not finite has no finite factor. `factor` is one f32.
+    fn clip_factor(&self, factor: &Tensor, sum_of_squares: &Tensor, max_norm: f64) -> Result<()>;
+
+    /// One update of AdamW on weights with their gradient and moments, all of one shape. A gradient
+    /// factor that is not finite changes nothing.
     fn adamw(&self, state: AdamWTensors<'_>, numbers: AdamWNumbers) -> Result<()>;
+}
+
+/// The quickest operations for a device.
+///
+/// # Errors
+/// candle's, if the device's kernels cannot be made.
+pub fn of(device: &ComputeDevice, dtype: TrainDtype) -> Result<Box<dyn Operations>> {
+    match device.kind {
+        DeviceKind::Cpu => Ok(Box::new(CpuOperations::new(dtype))),
+        DeviceKind::Cuda => Ok(Box::new(ComposedOperations)),
+    }
 }
 
 /// Where a product goes.
@@ -216,24 +263,36 @@ pub struct AttentionSaved<'a> {
     pub d_out: &'a Tensor,
 }
 
+/// A micro-batch's segments, and what an implementation of attention made of them.
+#[derive(Debug, Clone)]
+pub struct PlacedSegments {
+    /// The segments.
+    pub list: Vec<Segment>,
+    /// Tables on the device, whatever the implementation wants.
+    pub tables: Vec<Tensor>,
+}
+
 /// The tensors of one AdamW update.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWTensors<'a> {
     /// To be changed.
     pub weights: &'a Tensor,
+    /// Of weights in bf16 whose exact values are kept: what they lack (i16), to be changed with them
+    /// (see [`split`](crate::trainer::rounding::split)).
+    pub rest: Option<&'a Tensor>,
     /// Only read.
     pub gradients: &'a Tensor,
-    /// First moment, to be changed.
+    /// First moment, to be changed; f32, or bf16 with stochastic rounding.
     pub m: &'a Tensor,
-    /// Second moment, to be changed.
+    /// Second moment, to be changed; of the same format.
     pub v: &'a Tensor,
+    /// What gradients are multiplied by, to clip them: one f32.
+    pub gradient_factor: &'a Tensor,
 }
 
 /// The numbers of one AdamW update, rounded to f32 as PyTorch rounds its scalars.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWNumbers {
-    /// What gradients are multiplied by, to clip them.
-    pub gradient_factor: f32,
     /// What weights are multiplied by: `1 − learning rate · weight decay`.
     pub decay: f32,
     /// `1 − β₁`.
@@ -248,4 +307,17 @@ pub struct AdamWNumbers {
     pub inverse_root_correction: f32,
     /// Added to the denominator.
     pub epsilon: f32,
+    /// Where moments in bf16 take their random bits from.
+    pub random: RandomBits,
+}
+
+/// Random bits for one stretch of numbers: those of number `i` are the first word of
+/// [`philox2x32`](crate::trainer::rounding::philox2x32)`(key, first + i)`, the low half for the first
+/// moment and the high half for the second.
+#[derive(Debug, Clone, Copy)]
+pub struct RandomBits {
+    /// Another one in every update.
+    pub key: u32,
+    /// Place of the first number among all parameters.
+    pub first: u64,
 }

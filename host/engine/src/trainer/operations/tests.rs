@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::*;
 use crate::trainer::config::TrainDtype;
@@ -145,8 +145,8 @@ fn attention_and_its_gradients() {
         let q = bench.tensor(&[4, TOKENS, 6]);
         let [k, v] = [(); 2].map(|()| bench.tensor(&[2, TOKENS, 6]));
         let (out, log_sum) = (bench.tensor(&[4, TOKENS, 6]), bench.tensor(&[4, TOKENS]));
-        let segments = segments();
         let operations = &bench.operations;
+        let segments = operations.place_segments(&segments(), &Device::Cpu)?;
         operations.attention(&out, &log_sum, [&q, &k, &v], &segments)?;
         let d_out = bench.tensor(&[4, TOKENS, 6]);
         let by_token = |x: &Tensor| x.transpose(0, 1)?.reshape((TOKENS, 24))?.contiguous();
@@ -201,14 +201,23 @@ fn norms_and_updates() {
     twins_agree(|bench| {
         let [weights, gradients, m] = [(); 3].map(|()| bench.tensor(&[7, 11]));
         let v = bench.tensor(&[7, 11]).sqr()?;
+        let [squares, losses] = [(); 2].map(|()| Tensor::ones(1, DType::F64, &Device::Cpu));
+        let (squares, losses) = (squares?, losses?);
+        let factor = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
+        let operations = &bench.operations;
+        operations.add_sum_of_squares(&squares, &gradients)?;
+        operations.add_sum(&losses, &gradients.flatten_all()?)?;
+        operations.clip_factor(&factor, &squares, 2.0)?;
         let state = AdamWTensors {
             weights: &weights,
             gradients: &gradients,
             m: &m,
             v: &v,
+            rest: None,
+            gradient_factor: &factor,
         };
         let numbers = AdamWNumbers {
-            gradient_factor: 0.5,
+            random: RandomBits { key: 3, first: 0 },
             decay: 0.99,
             one_minus_beta1: 0.1,
             beta2: 0.999,
@@ -218,8 +227,10 @@ fn norms_and_updates() {
             epsilon: 1e-8,
         };
         bench.operations.adamw(state, numbers)?;
-        let squares = bench.operations.sum_of_squares(&gradients)?;
-        let squares = Tensor::new(&[squares as f32], &Device::Cpu)?;
-        Ok(vec![weights, m, v, squares])
+        let sums = [squares, losses].map(|sum| sum.to_dtype(DType::F32));
+        let [squares, losses] = sums;
+        let copied = m.zeros_like()?;
+        bench.operations.copy(&copied, &m)?;
+        Ok(vec![weights, m, v, factor, squares?, losses?, copied])
     });
 }

@@ -7,7 +7,8 @@ use super::{TrainError, TrainJob};
 use crate::digest::hex;
 use crate::trainer::checkpoint::{CheckpointState, NumericPath, RunIdentity};
 use crate::trainer::config::TrainDtype;
-use crate::trainer::operations::{CpuOperations, Operations};
+use crate::trainer::operations::Operations;
+use crate::trainer::parameters::NumberFormat;
 use crate::trainer::prefixes::SharedPrefixes;
 
 /// Refuses what cannot be trained before anything is written.
@@ -66,29 +67,34 @@ pub(super) fn identity(job: &TrainJob<'_>) -> RunIdentity {
         }
     }
     RunIdentity {
-        config: job.config.trajectory(),
+        config: job.config.trajectory(job.device.kind),
         model: job.model.to_json("float32"),
         rows_sha256: hex(&digest.finalize()),
     }
 }
 
 /// How a fresh run computes on this machine.
-pub(super) fn numeric_path(job: &TrainJob<'_>, operations: &CpuOperations) -> NumericPath {
+pub(super) fn numeric_path(
+    job: &TrainJob<'_>,
+    operations: &dyn Operations,
+    moments: NumberFormat,
+) -> NumericPath {
     let all = || std::thread::available_parallelism().map_or(1, usize::from);
     NumericPath {
         engine: operations.name().to_owned(),
-        dtype: match job.config.dtype {
+        dtype: match job.config.dtype.on(job.device.kind) {
             TrainDtype::F32 => "f32".to_owned(),
             TrainDtype::Bf16 => "bf16".to_owned(),
         },
         threads: if job.threads == 0 { all() } else { job.threads },
-        instructions: operations.instructions().to_owned(),
+        instructions: operations.instructions(),
         micro_batch_tokens: job.split.micro_batch_tokens,
         shared_prefixes: match job.config.share_prefixes {
             true => SharedPrefixes::of(job.rows),
             false => SharedPrefixes::none(),
         },
         recompute: job.split.recompute,
+        moments,
     }
 }
 

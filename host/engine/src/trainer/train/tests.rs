@@ -4,7 +4,9 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::trainer::config::{LrScheduler, MicroBatchTokens, RecomputeSetting};
+use crate::trainer::device::DeviceKind;
 use crate::trainer::lora::LoraConfig;
+use crate::trainer::plan::Room;
 use crate::trainer::plan::Split;
 use crate::trainer::prefixes::SharedPrefixes;
 use crate::trainer::testing::{alike_rows, tiny_config, tiny_parameters, tiny_rows, values};
@@ -24,6 +26,11 @@ fn config() -> TrainConfig {
         ..TrainConfig::default()
     }
 }
+
+const ROOM: Room = Room {
+    kind: DeviceKind::Cpu,
+    available_bytes: None,
+};
 
 struct Run {
     dir: tempfile::TempDir,
@@ -68,7 +75,8 @@ impl Run {
             held_out: &self.held_out,
             dir: self.dir.path(),
             cancel,
-            split: Split::choose(&self.model, &self.config, 32, None),
+            device: &ComputeDevice::cpu(),
+            split: Split::choose(&self.model, &self.config, 32, ROOM),
             threads: self.threads,
         };
         train(&job, weights, observer)

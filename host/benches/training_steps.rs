@@ -18,15 +18,14 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::DType;
-use pacos_engine::{
+use pacos::{
     llama,
     stages::{Examples, bundled_seeds},
     trainer::{
-        Row, StepRecord, TrainConfig, TrainJob, TrainObserver,
+        ComputeDevice, Row, StepRecord, TrainConfig, TrainJob, TrainObserver,
         batches::Batches,
         config::{MicroBatchTokens, RecomputeSetting, TemplateName, TrainDtype},
-        memory,
-        plan::{TokenLengths, plan},
+        plan::{Room, TokenLengths, plan},
         template::{ExampleText, StudentTokenizer, tokenize_all},
         train,
     },
@@ -179,7 +178,7 @@ fn train_steps(model: &str, workload: &Path, threads: usize, dtype: TrainDtype) 
     let file = std::fs::File::open(workload).expect("the workload is there");
     let mut workload: Workload =
         serde_json::from_reader(BufReader::new(file)).expect("the workload is one of ours");
-    workload.config.dtype = dtype;
+    workload.config.dtype = dtype.into();
     let source = model.parse().expect("the model has a name");
     let model = llama::open(&source, &mut |_| {}).expect("the model opens");
     let rows: Vec<Row> = workload
@@ -196,10 +195,12 @@ fn train_steps(model: &str, workload: &Path, threads: usize, dtype: TrainDtype) 
     let dir = tempfile::tempdir().expect("a directory for the checkpoint");
     // What the planner chooses where a user says nothing.
     let lengths = TokenLengths::Rows(&rows);
-    let available = memory::available_bytes();
-    let split = plan(&model.config, &workload.config, lengths, available, None).split;
+    let device = ComputeDevice::cpu();
+    let room = Room::from(&device);
+    let split = plan(&model.config, &workload.config, lengths, room, None).split;
     let job = TrainJob {
         split,
+        device: &device,
         model: &model.config,
         config: &workload.config,
         rows: &rows,
