@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::batches::{Batches, pack, steps_per_epoch, total_steps};
 use super::checkpoint::checkpoint_bytes;
@@ -111,7 +111,7 @@ pub struct Plan {
 }
 
 /// How a step goes through the model: decided at the start of a run, and kept on resume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Split {
     /// Most tokens of a micro-batch.
     pub micro_batch_tokens: usize,

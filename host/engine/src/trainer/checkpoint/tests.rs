@@ -3,6 +3,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::trainer::TrainConfig;
+use crate::trainer::collective::Alone;
 use crate::trainer::device::DeviceKind;
 use crate::trainer::testing::{tiny_config, tiny_parameters, values};
 
@@ -27,6 +28,7 @@ fn state(step: u64) -> CheckpointState {
             shared_prefixes: SharedPrefixes::none(),
             recompute: Recompute::Nothing,
             moments: NumberFormat::F32,
+            world_size: 1,
         },
         history: vec![StepRecord {
             step,
@@ -84,6 +86,7 @@ impl Fixture {
                 &state(step),
                 &self.parameters,
                 &self.adamw,
+                &Alone,
                 keep,
                 &mut |_| {},
             )
@@ -93,7 +96,13 @@ impl Fixture {
     fn load(&self) -> (Option<Checkpoint>, Vec<String>) {
         let constants = self.adamw.constants;
         self.folder
-            .load_newest(self.parameters.layout(), FORMATS, &Device::Cpu, constants)
+            .load_newest(
+                self.parameters.layout(),
+                FORMATS,
+                &Device::Cpu,
+                constants,
+                &(0..self.parameters.count()),
+            )
             .unwrap()
     }
 }
@@ -201,6 +210,7 @@ fn the_previous_checkpoint_goes_only_after_the_new_one_is_there() {
             &state(4),
             &fixture.parameters,
             &fixture.adamw,
+            &Alone,
             1,
             &mut on_point,
         )
@@ -275,8 +285,7 @@ fn a_full_disk_is_an_error_and_spares_the_previous_checkpoint() {
             .folder
             .save_with(
                 &state(4),
-                &fixture.parameters,
-                &fixture.adamw,
+                Tensors::new(&fixture.parameters, &fixture.adamw, &Alone),
                 1,
                 &mut |_| {},
                 &create,

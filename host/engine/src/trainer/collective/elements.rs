@@ -11,7 +11,7 @@ pub(super) fn check(tensor: &Tensor, sum: bool) -> Result<()> {
     let dtype = tensor.dtype();
     let known = match dtype {
         DType::F32 | DType::BF16 | DType::F64 => true,
-        DType::U8 => !sum,
+        DType::U8 | DType::I16 => !sum,
         _ => false,
     };
     if !known {
@@ -38,6 +38,7 @@ pub(super) fn append(tensor: &Tensor, range: Range<usize>, out: &mut Vec<u8>) ->
         Storage::Cpu(CpuStorage::F32(all)) => extend(out, &all[range], |x| x.to_le_bytes()),
         Storage::Cpu(CpuStorage::F64(all)) => extend(out, &all[range], |x| x.to_le_bytes()),
         Storage::Cpu(CpuStorage::BF16(all)) => extend(out, &all[range], |x| x.to_le_bytes()),
+        Storage::Cpu(CpuStorage::I16(all)) => extend(out, &all[range], |x| x.to_le_bytes()),
         Storage::Cpu(CpuStorage::U8(all)) => out.extend_from_slice(&all[range]),
         _ => bail!("this collective exchanges tensors of the CPU alone"),
     }
@@ -72,6 +73,7 @@ impl InplaceOp1 for Write<'_> {
             CpuStorage::F32(all) => place(&mut all[range], bytes, f32::from_le_bytes),
             CpuStorage::F64(all) => place(&mut all[range], bytes, f64::from_le_bytes),
             CpuStorage::BF16(all) => place(&mut all[range], bytes, bf16::from_le_bytes),
+            CpuStorage::I16(all) => place(&mut all[range], bytes, i16::from_le_bytes),
             CpuStorage::U8(all) => all[range].copy_from_slice(bytes),
             _ => bail!("none of the types that ranks exchange"),
         }

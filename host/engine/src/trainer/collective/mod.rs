@@ -12,6 +12,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
@@ -22,12 +23,12 @@ pub use tcp::{JoinError, Patience, Tcp};
 /// A rank's view of the others. Every rank calls the same methods in the same order, with tensors of the
 /// same length and type; each call returns when this rank's share of it is done.
 ///
-/// Tensors are flat and contiguous, and are changed in place. Those on the CPU may be f32, bf16, f64 or u8
-/// (u8 for [`broadcast`](Self::broadcast) alone). Their sums are taken in the order of ranks, bf16 in f32
+/// Tensors are flat and contiguous, and are changed in place. They may be f32, bf16 or f64, and where nothing
+/// is summed, i16 or u8. Sums of those on the CPU are taken in the order of ranks, bf16 in f32
 /// and rounded once, so that they are the same on every run with this number of ranks.
 ///
 /// When a rank is lost, every method of the others fails within a stated time (see [`Patience`]).
-pub trait Collective: Send + Sync {
+pub trait Collective: fmt::Debug + Send + Sync {
     /// This process's number, from 0 to below [`world_size`](Self::world_size).
     fn rank(&self) -> usize;
 
@@ -57,6 +58,12 @@ pub trait Collective: Send + Sync {
     /// # Errors
     /// As [`reduce_scatter`](Self::reduce_scatter).
     fn broadcast(&self, values: &Tensor) -> Result<(), CollectiveError>;
+
+    /// Copies the values of rank `from` to rank 0; the others have nothing to do, and may leave it out.
+    ///
+    /// # Errors
+    /// As [`reduce_scatter`](Self::reduce_scatter).
+    fn to_first(&self, from: usize, values: &Tensor) -> Result<(), CollectiveError>;
 
     /// Tells the other ranks that this one ends, and why: what they wait for then fails with that reason.
     fn stop(&self, reason: &str);
@@ -114,13 +121,20 @@ pub trait Collective: Send + Sync {
 
 /// Which of `count` flat elements are a rank's own.
 ///
-/// All parts are `count / world_size` long, rounded up, but for those at the end, which have what is left,
-/// be it nothing. Borders of tensors play no role.
+/// All parts are `count / world_size` long, rounded up to whole cache lines, but for those at the end, which
+/// have what is left, be it nothing. Borders of tensors play no role.
 pub fn part(count: usize, world_size: usize, rank: usize) -> Range<usize> {
-    let length = count.div_ceil(world_size);
+    let length = match world_size {
+        1 => count,
+        _ => count.div_ceil(world_size).next_multiple_of(ALIGNMENT),
+    };
     let start = (rank * length).min(count);
     start..(start + length).min(count)
 }
+
+/// Parts begin at multiples of so many elements: 128 bytes of bf16, which suits every kernel that reads
+/// several elements at once.
+const ALIGNMENT: usize = 64;
 
 /// Why ranks could not go on together.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +170,16 @@ pub enum CollectiveError {
         theirs: String,
         /// What this rank does.
         ours: String,
+    },
+    /// A rank was started with something else than rank 0.
+    #[error(
+        "rank {rank} was started otherwise than rank 0: {what}. Start every rank with the same program, settings and files"
+    )]
+    Disagreement {
+        /// Which.
+        rank: usize,
+        /// What differs.
+        what: String,
     },
     /// A tensor that cannot be exchanged, or a device that failed.
     #[error("ranks cannot exchange a tensor: {0}")]
@@ -241,6 +265,10 @@ impl Collective for Alone {
     }
 
     fn broadcast(&self, _: &Tensor) -> Result<(), CollectiveError> {
+        Ok(())
+    }
+
+    fn to_first(&self, _: usize, _: &Tensor) -> Result<(), CollectiveError> {
         Ok(())
     }
 

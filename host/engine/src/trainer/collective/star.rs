@@ -3,6 +3,7 @@
 //! Chunk by chunk and in step, so that no rank holds more than a few chunks of another's tensor, and
 //! that no two ranks wait for each other to read.
 
+use std::fmt;
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
@@ -17,7 +18,7 @@ const CHUNK: usize = 1 << 20;
 const HEADER: usize = 10;
 
 /// Messages between a rank and rank 0, in order.
-pub trait Links: Send + Sync {
+pub trait Links: fmt::Debug + Send + Sync {
     /// This rank.
     fn rank(&self) -> usize;
     /// How many there are.
@@ -46,6 +47,7 @@ enum Operation {
     AllGather = 2,
     AllReduceSum = 3,
     Broadcast = 4,
+    ToFirst = 5,
 }
 
 impl<L: Links> Collective for L {
@@ -122,6 +124,22 @@ impl<L: Links> Collective for L {
             } else {
                 let message = exchange.receive(0)?;
                 exchange.write(&chunk, &message)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn to_first(&self, from: usize, values: &Tensor) -> Result<(), CollectiveError> {
+        let exchange = Exchange::new(self, Operation::ToFirst, values)?;
+        if from == 0 || ![0, from].contains(&exchange.rank) {
+            return Ok(());
+        }
+        for chunk in chunks(0..exchange.count) {
+            if exchange.rank == 0 {
+                let message = exchange.receive(from)?;
+                exchange.write(&chunk, &message)?;
+            } else {
+                exchange.send(0, exchange.message(chunk)?)?;
             }
         }
         Ok(())
@@ -239,11 +257,12 @@ fn chunks(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// The element types that are exchanged, as messages spell them.
-const TYPES: [(DType, &str); 4] = [
+const TYPES: [(DType, &str); 5] = [
     (DType::F32, "f32"),
     (DType::BF16, "bf16"),
     (DType::F64, "f64"),
     (DType::U8, "u8"),
+    (DType::I16, "i16"),
 ];
 
 fn code(dtype: DType) -> u8 {
@@ -261,6 +280,7 @@ fn said(message: &[u8]) -> String {
         2 => "an all-gather",
         3 => "a sum",
         4 => "a broadcast",
+        5 => "a copy to rank 0",
         _ => "an unknown operation",
     };
     let dtype = TYPES

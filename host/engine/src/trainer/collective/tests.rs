@@ -72,6 +72,9 @@ impl Collective for Box<dyn Collective> {
     fn broadcast(&self, values: &Tensor) -> Result<(), CollectiveError> {
         (**self).broadcast(values)
     }
+    fn to_first(&self, from: usize, values: &Tensor) -> Result<(), CollectiveError> {
+        (**self).to_first(from, values)
+    }
     fn stop(&self, reason: &str) {
         (**self).stop(reason);
     }
@@ -102,14 +105,19 @@ fn every_world(test: impl Fn(&dyn Fn() -> Vec<Box<dyn Collective>>, usize)) {
 
 #[test]
 fn parts_cover_everything_once_and_are_equal_but_at_the_end() {
-    for count in [0, 1, 5, 8, 1000, 1001] {
+    for count in [0, 1, 5, 8, 1000, 4096, 70_001] {
         for ranks in 1..=8 {
             let parts: Vec<_> = (0..ranks).map(|rank| part(count, ranks, rank)).collect();
             let covered: Vec<usize> = parts.iter().cloned().flatten().collect();
             assert_eq!(covered, (0..count).collect::<Vec<_>>());
             assert!(parts.windows(2).all(|p| p[0].len() >= p[1].len()));
             let shorter = parts.iter().filter(|p| p.len() < parts[0].len());
-            assert!(count < ranks * ranks || shorter.count() <= 1);
+            assert!(count < 10_000 || shorter.count() <= 1);
+            assert!(
+                parts
+                    .iter()
+                    .all(|p| p.is_empty() || p.start % ALIGNMENT == 0)
+            );
         }
     }
 }
@@ -118,7 +126,7 @@ fn parts_cover_everything_once_and_are_equal_but_at_the_end() {
 fn every_rank_gets_the_sum_of_its_part_and_the_parts_of_all() {
     every_world(|world, ranks| {
         for dtype in [DType::F32, DType::BF16, DType::F64] {
-            for count in [1, 5, 37] {
+            for count in [1, 37, 300] {
                 let answers = on_each(world(), |rank| {
                     let values = tensor(rank.rank(), count, dtype);
                     rank.reduce_scatter(&values).unwrap();
@@ -446,4 +454,40 @@ fn ranks_that_never_come_are_named() {
         error.starts_with("rank 1 did not reach rank 0 at 127.0.0.1:"),
         "{error}"
     );
+}
+
+#[test]
+fn any_rank_can_hand_its_values_to_rank_0() {
+    every_world(|world, ranks| {
+        let answers = on_each(world(), |rank| {
+            (0..ranks)
+                .map(|from| {
+                    let here: Vec<i16> = vec![rank.rank() as i16 - 7; 3];
+                    let values = Tensor::from_vec(here, 3, &Device::Cpu).unwrap();
+                    rank.to_first(from, &values).unwrap();
+                    values.to_vec1::<i16>().unwrap()[2]
+                })
+                .collect::<Vec<_>>()
+        });
+        for (rank, found) in answers.into_iter().enumerate() {
+            let expected = (0..ranks).map(|from| if rank == 0 { from } else { rank } as i16 - 7);
+            assert_eq!(found, expected.collect::<Vec<_>>());
+        }
+    });
+}
+
+#[test]
+fn numbers_that_are_not_summed_are_gathered_as_they_are() {
+    for world in [in_process(3), tcp(3)] {
+        let answers = on_each(world, |rank| {
+            let here: Vec<i16> = (0..300).map(|i| (rank.rank() * 1000 + i) as i16).collect();
+            let values = Tensor::from_vec(here, 300, &Device::Cpu).unwrap();
+            rank.all_gather(&values).unwrap();
+            values.to_vec1::<i16>().unwrap()
+        });
+        let expected: Vec<i16> = (0..3)
+            .flat_map(|rank| part(300, 3, rank).map(move |i| (rank * 1000 + i) as i16))
+            .collect();
+        assert_eq!(answers, vec![expected; 3]);
+    }
 }

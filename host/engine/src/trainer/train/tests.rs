@@ -1,8 +1,11 @@
+mod ranks;
+
 use std::fs;
 
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::trainer::collective::Alone;
 use crate::trainer::config::{LrScheduler, MicroBatchTokens, RecomputeSetting};
 use crate::trainer::device::DeviceKind;
 use crate::trainer::lora::LoraConfig;
@@ -78,6 +81,7 @@ impl Run {
             device: &ComputeDevice::cpu(),
             split: Split::choose(&self.model, &self.config, 32, ROOM),
             threads: self.threads,
+            ranks: &Alone,
         };
         train(&job, weights, observer)
     }
