@@ -379,7 +379,9 @@ mod tests {
                 };
                 let loads: Vec<usize> = shares.iter().map(tokens).collect();
                 let (least, most) = (loads.iter().min(), loads.iter().max());
-                assert!(most.unwrap() - least.unwrap() <= 4, "{loads:?}");
+                // A share exceeds another by one row at most; the longest has 32 tokens.
+                assert!(most.unwrap() - least.unwrap() <= 32, "{loads:?}");
+                assert!(*most.unwrap() < 2 * least.unwrap(), "{loads:?}");
                 for share in &shares {
                     assert!(
                         share.is_sorted_by(|a, b| a > b),

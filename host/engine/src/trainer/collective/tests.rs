@@ -259,7 +259,7 @@ fn tensors_that_cannot_be_exchanged_are_refused() {
 fn ranks_that_do_different_things_are_told() {
     for world in [in_process(2), tcp(2)] {
         let answers = on_each(world, |rank| {
-            let values = tensor(0, 10 + rank.rank(), DType::F32);
+            let values = tensor(0, 1000 + rank.rank(), DType::F32);
             let result = match rank.rank() {
                 0 => rank.all_reduce_sum(&values),
                 _ => rank.reduce_scatter(&values),
@@ -268,7 +268,7 @@ fn ranks_that_do_different_things_are_told() {
         });
         assert_eq!(
             answers[0],
-            "rank 1 is at a reduce-scatter of 11 f32 elements, while rank 0 is at a sum of 10 f32 \
+            "rank 1 is at a reduce-scatter of 1001 f32 elements, while rank 0 is at a sum of 1000 f32 \
              elements: every rank must be started with the same program, settings and examples"
         );
         assert!(
