@@ -34,10 +34,11 @@ impl LocalModelArgs {
         }
         let refused = |error: anyhow::Error| Failed::Other(error, 3);
         let mut telling = progress::fetching();
-        let model = source_of(&self.model)?
+        let local = source_of(&self.model)?
             .fetch(&mut telling)
-            .and_then(|local| InferenceModel::open(&local, &mut telling))
             .map_err(|error| refused(error.into()))?;
+        let model =
+            InferenceModel::open(&local, &mut telling).map_err(|error| refused(error.into()))?;
         let options = EngineOptions {
             max_batch,
             context_length: self.context_length,

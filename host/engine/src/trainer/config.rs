@@ -438,18 +438,13 @@ impl TrainConfig {
         }
     }
 
-    /// The settings that the trained weights depend on, on a kind of device; a checkpoint is resumed only
-    /// under equal ones.
+    /// The settings that the trained weights depend on; a checkpoint is resumed only under equal ones.
     ///
     /// How often something is measured or saved is left out, and so is what changes no mathematics but
     /// only the order of sums: they may change between two sittings.
-    pub fn trajectory(&self, kind: DeviceKind) -> Value {
-        let dtype = self.dtype.on(kind).into();
-        let mut value = serde_json::to_value(Self {
-            dtype,
-            ..self.clone()
-        })
-        .expect("numbers and names always become a JSON object");
+    pub fn trajectory(&self) -> Value {
+        let mut value =
+            serde_json::to_value(self).expect("numbers and names always become a JSON object");
         if let Some(object) = value.as_object_mut() {
             for key in [
                 "checkpoint_every",
@@ -597,18 +592,11 @@ mod tests {
             eval_every: 5,
             ..config.clone()
         };
-        let trajectory = |config: &TrainConfig| config.trajectory(DeviceKind::Cpu);
-        assert_eq!(trajectory(&config), trajectory(&more));
-        let plainly = TrainConfig {
-            dtype: DtypeSetting::F32,
-            ..config.clone()
-        };
-        assert_eq!(trajectory(&config), trajectory(&plainly));
-        assert_ne!(trajectory(&config), config.trajectory(DeviceKind::Cuda));
+        assert_eq!(config.trajectory(), more.trajectory());
         let hotter = TrainConfig {
             learning_rate: 3e-5,
             ..config.clone()
         };
-        assert_ne!(trajectory(&config), trajectory(&hotter));
+        assert_ne!(config.trajectory(), hotter.trajectory());
     }
 }

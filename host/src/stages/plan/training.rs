@@ -152,8 +152,11 @@ pub(super) fn training(
     let target = usize::try_from(recipe.dataset.target).unwrap_or(usize::MAX);
     let (learnt, held_out) = split_held_out(target, &config);
     let examples = learnt.len();
-    let parsed = student.parse::<ModelSource>();
-    let shape = match parsed.and_then(|source| source.config_without_weights()) {
+    let shape = match student.parse::<ModelSource>() {
+        Ok(source) => source.config_without_weights(),
+        Err(error) => Err(error),
+    };
+    let shape = match shape {
         Ok(shape) => Some(shape),
         Err(error) => {
             obstacles.push(format!(

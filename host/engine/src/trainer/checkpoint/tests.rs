@@ -4,7 +4,6 @@ use std::rc::Rc;
 use super::*;
 use crate::trainer::TrainConfig;
 use crate::trainer::collective::Alone;
-use crate::trainer::device::DeviceKind;
 use crate::trainer::testing::{tiny_config, tiny_parameters, values};
 
 fn state(step: u64) -> CheckpointState {
@@ -15,7 +14,7 @@ fn state(step: u64) -> CheckpointState {
         epoch: 0,
         rows_used: step * 2,
         identity: RunIdentity {
-            config: TrainConfig::default().trajectory(DeviceKind::Cpu),
+            config: TrainConfig::default().trajectory(),
             model: tiny_config(true).to_json("float32"),
             rows_sha256: "abc".to_owned(),
         },

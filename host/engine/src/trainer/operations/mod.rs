@@ -8,8 +8,12 @@
 //! runs on every device that candle knows: it is what the others are tested against, and what a
 //! device without kernels of its own falls back on.
 
+#[cfg(any(test, feature = "cuda"))]
+mod blas;
 mod composed;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -173,7 +177,10 @@ pub trait Operations: Send + Sync {
 pub fn of(device: &ComputeDevice, dtype: TrainDtype) -> Result<Box<dyn Operations>> {
     match device.kind {
         DeviceKind::Cpu => Ok(Box::new(CpuOperations::new(dtype))),
-        DeviceKind::Cuda => Ok(Box::new(ComposedOperations)),
+        #[cfg(feature = "cuda")]
+        DeviceKind::Cuda => cuda::operations(&device.handle),
+        #[cfg(not(feature = "cuda"))]
+        DeviceKind::Cuda => candle_core::bail!("this program was built without CUDA"),
     }
 }
 
@@ -200,6 +207,11 @@ impl<'a> Output<'a> {
     /// The matrix that is written, whole.
     pub fn tensor(&self) -> &'a Tensor {
         self.tensor
+    }
+
+    /// What the product is multiplied by.
+    pub fn factor(&self) -> f32 {
+        self.factor
     }
 
     /// Added to what is there.

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::{TrainError, TrainJob};
 use crate::digest::hex;
 use crate::trainer::checkpoint::{CheckpointState, NumericPath, RunIdentity};
-use crate::trainer::config::TrainDtype;
+use crate::trainer::config::{TrainConfig, TrainDtype};
 use crate::trainer::operations::Operations;
 use crate::trainer::parameters::NumberFormat;
 use crate::trainer::prefixes::SharedPrefixes;
@@ -66,8 +66,14 @@ pub(super) fn identity(job: &TrainJob<'_>) -> RunIdentity {
             digest.update([u8::from(*label)]);
         }
     }
+    // "auto" is another thing on another device.
+    let dtype = job.config.dtype.on(job.device.kind).into();
+    let config = TrainConfig {
+        dtype,
+        ..job.config.clone()
+    };
     RunIdentity {
-        config: job.config.trajectory(job.device.kind),
+        config: config.trajectory(),
         model: job.model.to_json("float32"),
         rows_sha256: hex(&digest.finalize()),
     }

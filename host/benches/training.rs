@@ -16,7 +16,7 @@
 use std::{path::Path, time::Instant};
 
 use candle_core::{DType, Device, Tensor};
-use pacos_engine::{
+use pacos::{
     llama,
     stages::{Examples, bundled_seeds},
     trainer::{
