@@ -7,6 +7,8 @@
 
 mod elements;
 mod in_process;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod star;
 mod tcp;
 #[cfg(test)]
@@ -18,6 +20,8 @@ use std::ops::Range;
 use candle_core::{Device, Tensor};
 
 pub use in_process::InProcess;
+#[cfg(feature = "nccl")]
+pub use nccl::Nccl;
 pub use tcp::{JoinError, Patience, Tcp};
 
 /// A rank's view of the others. Every rank calls the same methods in the same order, with tensors of the

@@ -33,6 +33,7 @@ fn config() -> TrainConfig {
 const ROOM: Room = Room {
     kind: DeviceKind::Cpu,
     available_bytes: None,
+    ranks: 1,
 };
 
 struct Run {

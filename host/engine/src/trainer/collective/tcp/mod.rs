@@ -110,8 +110,25 @@ impl Tcp {
         })
     }
 
+    /// For who has to know without asking for a message.
+    #[cfg(feature = "nccl")]
+    pub(super) fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.news))
+    }
+
     fn connection(&self, peer: usize) -> &Connection {
         &self.connections[if self.rank == 0 { peer - 1 } else { 0 }]
+    }
+}
+
+/// Sees whether a rank is gone, for as long as it likes.
+#[cfg(feature = "nccl")]
+pub(super) struct Watch(Arc<News>);
+
+#[cfg(feature = "nccl")]
+impl Watch {
+    pub(super) fn is_gone(&self) -> bool {
+        self.0.departure().is_some()
     }
 }
 
