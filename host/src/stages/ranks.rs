@@ -11,6 +11,7 @@ use crate::trainer::{
 pub struct Ranks {
     joined: Option<Tcp>,
     local_rank: usize,
+    card: usize,
     local_world_size: usize,
 }
 
@@ -40,6 +41,7 @@ impl Ranks {
         Self {
             joined: None,
             local_rank: 0,
+            card: 0,
             local_world_size: 1,
         }
     }
@@ -54,6 +56,7 @@ impl Ranks {
         };
         Ok(Self {
             local_rank: launch.local_rank,
+            card: launch.card,
             // Where it is not known, no less than this.
             local_world_size: launch.local_world_size.unwrap_or(launch.local_rank + 1),
             joined: Some(launch.join(Patience::default())?),
@@ -70,6 +73,12 @@ impl Ranks {
     #[must_use]
     pub fn local_rank(&self) -> usize {
         self.local_rank
+    }
+
+    /// The number of the card that it computes on, where it does.
+    #[must_use]
+    pub fn card(&self) -> usize {
+        self.card
     }
 
     /// How many share its machine.

@@ -25,8 +25,11 @@ pub struct Launch {
     pub rank: usize,
     /// How many there are.
     pub world_size: usize,
-    /// Its number among those of its machine, which is the number of its card.
+    /// Its number among those of its machine.
     pub local_rank: usize,
+    /// The number of its card, as it sees them: the local rank, unless the launcher shows each process one
+    /// card alone.
+    pub card: usize,
     /// How many of them run on its machine, where that is known.
     pub local_world_size: Option<usize>,
     /// Name or address of the machine of rank 0.
@@ -199,6 +202,14 @@ impl Environment<'_> {
         self.text(name).map(parse).transpose()
     }
 
+    /// srun --gpus-per-task and the like show each process its own card, which is then its first.
+    fn card(&self, local_rank: usize) -> usize {
+        match self.text("CUDA_VISIBLE_DEVICES") {
+            Some(cards) if !cards.contains(',') => 0,
+            _ => local_rank,
+        }
+    }
+
     /// A variable that belongs to another, which is set.
     fn beside<T>(
         &self,
@@ -265,6 +276,23 @@ impl Environment<'_> {
                 .checked_add(1000)
                 .unwrap_or(master.saturating_sub(1000))
         }))
+    }
+
+    /// How many tasks Slurm starts on a machine, as in `4(x2)` or `4(x2),3`: the first, which has most.
+    fn tasks_per_node(&self) -> Result<Option<usize>, LaunchError> {
+        let name = "SLURM_STEP_TASKS_PER_NODE";
+        let Some(value) = self.text(name) else {
+            return Ok(None);
+        };
+        let digits = value.split(|c: char| !c.is_ascii_digit()).next();
+        match digits.unwrap_or_default().parse() {
+            Ok(tasks) if tasks > 0 => Ok(Some(tasks)),
+            _ => Err(LaunchError::NotANumber {
+                name,
+                value: value.to_owned(),
+                expected: " of 1 or more in front",
+            }),
+        }
     }
 
     /// MPI's launchers do not say where rank 0 is, unless all are on one machine.
@@ -343,6 +371,7 @@ fn torchrun(environment: &Environment<'_>) -> Result<Option<Launch>, LaunchError
         rank,
         world_size,
         local_rank,
+        card: environment.card(local_rank),
         local_world_size,
         host: host.to_owned(),
         port,
@@ -370,6 +399,7 @@ fn open_mpi(environment: &Environment<'_>) -> Result<Option<Launch>, LaunchError
         rank,
         world_size,
         local_rank,
+        card: environment.card(local_rank),
         local_world_size,
         host: environment.host_for_mpi(launcher, world_size, local_world_size, how)?,
         port: environment.port_of_rank_0(DEFAULT_PORT)?,
@@ -403,6 +433,7 @@ fn mpich(environment: &Environment<'_>) -> Result<Option<Launch>, LaunchError> {
         rank,
         world_size,
         local_rank,
+        card: environment.card(local_rank),
         local_world_size,
         host: environment.host_for_mpi(launcher, world_size, local_world_size, how)?,
         port: environment.port_of_rank_0(DEFAULT_PORT)?,
@@ -477,7 +508,11 @@ fn slurm(environment: &Environment<'_>) -> Result<Option<Launch>, LaunchError> {
         rank,
         world_size,
         local_rank,
-        local_world_size: one_node.then_some(world_size),
+        card: environment.card(local_rank),
+        local_world_size: match one_node {
+            true => Some(world_size),
+            false => environment.tasks_per_node()?,
+        },
         host,
         port: environment.port_of_rank_0(20_000 + spread as u16)?,
         job: job(
@@ -494,6 +529,7 @@ fn alone(launcher: Launcher, host: &str) -> Launch {
         rank: 0,
         world_size: 1,
         local_rank: 0,
+        card: 0,
         local_world_size: Some(1),
         host: host.to_owned(),
         port: DEFAULT_PORT,

@@ -65,6 +65,7 @@ fn every_launcher_is_understood() {
             rank: 3,
             world_size: 8,
             local_rank: 1,
+            card: 1,
             local_world_size: Some(2),
             host: "10.1.2.3".into(),
             port: 30_500,
@@ -78,6 +79,7 @@ fn every_launcher_is_understood() {
             rank: 5,
             world_size: 8,
             local_rank: 1,
+            card: 1,
             local_world_size: None,
             host: "gpu03".into(),
             port: 20_000 + 17 * 31,
@@ -89,6 +91,7 @@ fn every_launcher_is_understood() {
         rank: 1,
         world_size: 2,
         local_rank: 1,
+        card: 1,
         local_world_size: Some(2),
         host: "127.0.0.1".into(),
         port: DEFAULT_PORT,
@@ -138,6 +141,26 @@ fn rank_0_is_found_where_slurm_puts_it() {
     ] {
         assert_eq!(first_node(list), first);
     }
+}
+
+#[test]
+fn a_process_that_sees_one_card_takes_it() {
+    let card = |cards: &str| {
+        find(&format!("{SRUN} CUDA_VISIBLE_DEVICES={cards}"))
+            .unwrap()
+            .card
+    };
+    assert_eq!((card("3"), card("0,1,2,3"), card("")), (0, 1, 1));
+    let neighbours = |tasks: &str| {
+        let text = format!("{SRUN} SLURM_STEP_TASKS_PER_NODE={tasks}");
+        find(&text).unwrap().local_world_size
+    };
+    assert_eq!((neighbours("4(x2)"), neighbours("5,3")), (Some(4), Some(5)));
+    let message = refused(&format!("{SRUN} SLURM_STEP_TASKS_PER_NODE=(x2)"));
+    assert!(
+        message.starts_with("SLURM_STEP_TASKS_PER_NODE is"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -217,7 +217,16 @@ impl Drop for Connection {
             self.line.closing.store(true, Ordering::Release);
         }
         self.line.news.changed.notify_all();
+        // One who reads nothing keeps nobody here.
+        let until = Instant::now() + PARTING;
+        let _ = self.line.stream.set_write_timeout(Some(PARTING));
         if let Some(beater) = self.beater.take() {
+            while !beater.is_finished() && Instant::now() < until {
+                thread::sleep(Duration::from_millis(1));
+            }
+            if !beater.is_finished() {
+                let _ = self.line.stream.shutdown(Shutdown::Both);
+            }
             let _ = beater.join();
         }
         // A thread that panics takes its process with it, or leaves the others waiting: they must not
