@@ -1,10 +1,12 @@
 mod card;
+mod ranks;
 
 use std::fs;
 
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::trainer::collective::Alone;
 use crate::trainer::config::{LrScheduler, MicroBatchTokens, RecomputeSetting};
 use crate::trainer::device::DeviceKind;
 use crate::trainer::lora::LoraConfig;
@@ -32,6 +34,7 @@ fn config() -> TrainConfig {
 const ROOM: Room = Room {
     kind: DeviceKind::Cpu,
     available_bytes: None,
+    ranks: 1,
 };
 
 struct Run {
@@ -90,6 +93,7 @@ impl Run {
                 },
             ),
             threads: self.threads,
+            ranks: &Alone,
         };
         train(&job, weights, observer)
     }
