@@ -24,7 +24,8 @@ __device__ __forceinline__ void tile_products(float (&sums)[4][4], const Tile<D>
                                               unsigned left_row, const Tile<D> &right,
                                               unsigned row) {
     clear(sums);
-#pragma unroll
+    // Unrolled wholly, it takes more registers than there are for heads of 128.
+#pragma unroll 4
     for (int c = 0; c < D / 16; c++) {
         unsigned a[4];
         left.left(a, left_row, 16 * c);
@@ -172,6 +173,7 @@ __device__ __forceinline__ void key_gradients_mma(Bf16 *dk, Bf16 *dv, float *par
     clear(d_values);
     for (unsigned member = 0; member < shape.group; member++) {
         const unsigned head = kv_head * shape.group + member;
+#pragma unroll 1
         for (unsigned base = item.query_start; base < item.query_end; base += TILE) {
             __syncthreads();
             const unsigned here = item.query_end - base;
@@ -179,12 +181,14 @@ __device__ __forceinline__ void key_gradients_mma(Bf16 *dk, Bf16 *dv, float *par
             queries.copy_from(q + shape.plane(head), here, token);
             gradients.copy_from(d_out + shape.plane(head), here, token);
             end_copies();
+            const unsigned column = threadIdx.x % TILE;
+            const bool there = column < here;
+            const Index at = (Index)head * shape.tokens + base + column;
+            // What is not there is given no weight.
             if (threadIdx.x < TILE) {
-                const bool there = threadIdx.x < here;
-                const Index at = (Index)head * shape.tokens + base + threadIdx.x;
-                // What is not there is given no weight.
-                of_sum[threadIdx.x] = there ? log_sum[at] * LOG2_E : infinity();
-                of_delta[threadIdx.x] = there ? delta[at] : 0.0f;
+                of_sum[column] = there ? log_sum[at] * LOG2_E : infinity();
+            } else {
+                of_delta[column] = there ? delta[at] : 0.0f;
             }
             wait_for_copies<0>();
             __syncthreads();
