@@ -185,8 +185,8 @@ pub(super) struct Shared {
     pub delta: Tensor,
     pub d_gate_up: Tensor,
     pub d_gated: Tensor,
-    /// Of adapters: `x aᵀ`, and its gradient.
-    pub low_rank: [Tensor; 2],
+    /// Of adapters, where there are any: `x aᵀ`, and its gradient.
+    pub low_rank: Option<[Tensor; 2]>,
 }
 
 /// Buffers of the final norm and the head, over label rows.
@@ -306,7 +306,10 @@ impl Buffers {
                 delta: buffer(delta)?,
                 d_gate_up: buffer(d_gate_up)?,
                 d_gated: buffer(d_gated)?,
-                low_rank: [rows(capacity.lora_rank)?, rows(capacity.lora_rank)?],
+                low_rank: match capacity.lora_rank {
+                    0 => None,
+                    rank => Some([rows(rank)?, rows(rank)?]),
+                },
             },
             head: Head {
                 rows: rows(sizes.hidden)?,
@@ -360,8 +363,6 @@ impl Buffers {
             &shared.delta,
             &shared.d_gate_up,
             &shared.d_gated,
-            &shared.low_rank[0],
-            &shared.low_rank[1],
             &head.rows,
             &head.rstd,
             &head.normed,
@@ -370,7 +371,8 @@ impl Buffers {
             &head.losses,
             &head.logits,
         ];
-        for tensor in layers.chain(others).chain(&self.residuals) {
+        let low_rank = shared.low_rank.iter().flatten();
+        for tensor in layers.chain(others).chain(low_rank).chain(&self.residuals) {
             seen.insert(
                 tensor.id(),
                 tensor.elem_count() * tensor.dtype().size_in_bytes(),

@@ -224,11 +224,8 @@ impl Engine {
         let tensor = y.tensor();
         self.operations.matmul(y, x, &projection.weight.t()?)?;
         for adapter in &projection.adapters {
-            let low = rows(
-                &self.buffers.shared.low_rank[0],
-                x.dim(0)?,
-                adapter.b.dim(1)?,
-            )?;
+            let [low, _] = self.low_rank();
+            let low = rows(low, x.dim(0)?, adapter.b.dim(1)?)?;
             self.operations
                 .matmul(Output::set(&low), x, &adapter.a.t()?)?;
             let y = Output::add(tensor)
@@ -237,6 +234,11 @@ impl Engine {
             self.operations.matmul(y, &low, &adapter.b.t()?)?;
         }
         Ok(())
+    }
+
+    fn low_rank(&self) -> &[Tensor; 2] {
+        let buffers = self.buffers.shared.low_rank.as_ref();
+        buffers.expect("an engine for a student with adapters is made with their rank")
     }
 
     /// The gradients of [`Engine::project`]: that of `x` is written to `dx`, those of what is trained
@@ -256,7 +258,7 @@ impl Engine {
         }
         for (adapter, gradient) in projection.adapters.iter().zip(&gradients.adapters) {
             let (count, rank) = (x.dim(0)?, adapter.b.dim(1)?);
-            let [low, d_low] = &self.buffers.shared.low_rank;
+            let [low, d_low] = self.low_rank();
             let (low, d_low) = (rows(low, count, rank)?, rows(d_low, count, rank)?);
             let dy = dy.narrow(1, adapter.outputs.start, adapter.outputs.len())?;
             operations.matmul(Output::set(&low), x, &adapter.a.t()?)?;

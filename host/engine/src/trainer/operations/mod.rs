@@ -3,13 +3,17 @@
 //!
 //! [`Operations`] lists every operation, forward and backward, over candle tensors whose buffers are
 //! there already: nothing is allocated for a result, what is written is written in place. There are
-//! two implementations. [`CpuOperations`] hands the tensors' elements to the fused
-//! [kernels](super::kernels). [`ComposedOperations`] is made of candle's own plain operations and
-//! runs on every device that candle knows: it is what the others are tested against, and what a
-//! device without kernels of its own falls back on.
+//! three implementations. [`CpuOperations`] hands the tensors' elements to the fused
+//! [kernels](super::kernels). [`GpuOperations`](gpu::GpuOperations) launches fused kernels in CUDA C++.
+//! [`ComposedOperations`] is made of candle's own plain operations and runs on every device that candle
+//! knows: it is what the others are tested against.
 
+#[cfg(any(test, feature = "cuda"))]
+mod blas;
 mod composed;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod gpu;
 #[cfg(test)]
 mod tests;
@@ -174,7 +178,15 @@ pub trait Operations: Send + Sync {
 pub fn of(device: &ComputeDevice, dtype: TrainDtype) -> Result<Box<dyn Operations>> {
     match device.kind {
         DeviceKind::Cpu => Ok(Box::new(CpuOperations::new(dtype))),
-        DeviceKind::Cuda => Ok(Box::new(ComposedOperations)),
+        #[cfg(feature = "cuda")]
+        DeviceKind::Cuda => cuda::operations(&device.handle),
+        // The tests' card is emulated.
+        #[cfg(all(test, not(feature = "cuda")))]
+        DeviceKind::Cuda => Ok(Box::new(gpu::GpuOperations::new(
+            gpu::emulator::EmulatedLauncher,
+        ))),
+        #[cfg(not(any(test, feature = "cuda")))]
+        DeviceKind::Cuda => candle_core::bail!("this program was built without CUDA"),
     }
 }
 
@@ -201,6 +213,11 @@ impl<'a> Output<'a> {
     /// The matrix that is written, whole.
     pub fn tensor(&self) -> &'a Tensor {
         self.tensor
+    }
+
+    /// What the product is multiplied by.
+    pub fn factor(&self) -> f32 {
+        self.factor
     }
 
     /// Added to what is there.

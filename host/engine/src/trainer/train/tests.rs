@@ -1,3 +1,5 @@
+mod card;
+
 use std::fs;
 
 use sha2::{Digest, Sha256};
@@ -33,6 +35,7 @@ const ROOM: Room = Room {
 };
 
 struct Run {
+    device: ComputeDevice,
     dir: tempfile::TempDir,
     model: LlamaConfig,
     config: TrainConfig,
@@ -44,6 +47,7 @@ struct Run {
 impl Run {
     fn new(config: TrainConfig) -> Self {
         Self {
+            device: ComputeDevice::cpu(),
             dir: tempfile::tempdir().unwrap(),
             model: tiny_config(true),
             config,
@@ -75,8 +79,16 @@ impl Run {
             held_out: &self.held_out,
             dir: self.dir.path(),
             cancel,
-            device: &ComputeDevice::cpu(),
-            split: Split::choose(&self.model, &self.config, 32, ROOM),
+            device: &self.device,
+            split: Split::choose(
+                &self.model,
+                &self.config,
+                32,
+                Room {
+                    kind: self.device.kind,
+                    ..ROOM
+                },
+            ),
             threads: self.threads,
         };
         train(&job, weights, observer)
