@@ -652,6 +652,8 @@ impl<L: Launcher> GpuOperations<L> {
             size(width)?,
             size(columns.start)?,
         ];
+        // The kernels count the numbers of all heads in 32 bits.
+        size(tokens * count * head_dim)?;
         // A thread turns 16 bytes of a head's first half with the 16 of its second.
         let pieces = (tokens * count) as u64 * (head_dim / 2).div_ceil(format.vector()) as u64;
         self.launch(kernel, flat_grid(pieces), THREADS, 0, &arguments)
