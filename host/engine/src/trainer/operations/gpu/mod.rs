@@ -25,6 +25,7 @@ use super::{
     AdamWNumbers, AdamWTensors, AttentionSaved, Operations, Output, PlacedSegments, RmsNormSaved,
     Rotation,
 };
+use crate::llama::LlamaConfig;
 use crate::trainer::micro_batch::Segment;
 pub use launcher::{Argument, Launcher};
 pub use source::{KERNELS, source};
@@ -99,6 +100,16 @@ impl<L: Launcher> GpuOperations<L> {
         self.launcher
             .launch(kernel, grid, block, shared_bytes, arguments)
     }
+}
+
+/// Bytes that partial results take beside the engine's buffers, for micro-batches of up to `tokens`
+/// tokens whose examples share two prompt beginnings of up to 128 tokens; with longer ones or more of
+/// them it may be more.
+pub fn scratch_bytes(config: &LlamaConfig, tokens: usize) -> usize {
+    let parts = segments::expected_parts(tokens) * 2 * segments::TILE;
+    let attention = parts * config.num_key_value_heads * config.head_dim;
+    let norms = NORM_PARTS.min(tokens) * config.hidden_size;
+    4 * attention.max(norms) + 8 * SUM_PARTS as usize
 }
 
 /// Number format of weights, activations and gradients.

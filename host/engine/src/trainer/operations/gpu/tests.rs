@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use half::bf16;
 
 use super::emulator::{EmulatedLauncher, compile, run};
-use super::segments::{KeyItem, KeySum, QueryTile, WorkLists};
+use super::segments::{KeyItem, KeySum, QueryTile, WorkLists, expected_parts};
 use super::*;
 use crate::trainer::operations::{ComposedOperations, RandomBits};
 use crate::trainer::testing::SplitMix64;
@@ -165,11 +165,45 @@ fn work_lists_cut_segments_into_tiles() {
     );
     let sum = |keys, parts| KeySum { keys, parts };
     assert_eq!(lists.sums[..2], [sum(0..64, 0..3), sum(64..70, 3..6)]);
-    // The first tile of the long segment has more queries than one block takes.
-    assert_eq!(lists.parts[6..8].len(), 2);
-    assert_eq!(lists.sums[2], sum(80..144, 6..8));
+    assert_eq!((lists.parts.len(), lists.sums.len()), (6, 2));
+    assert!(lists.parts.len() <= expected_parts(701));
+    // A segment's own gradients are one piece, however long it is.
+    assert_eq!(lists.whole[0], part(80..144, 80..144, 80..700, true));
     let alone = part(700..701, 700..701, 700..701, true);
     assert_eq!(lists.whole.last(), Some(&alone));
+}
+
+#[test]
+fn parts_are_few_however_many_queries_share_a_prefix() {
+    let mut segments = Vec::new();
+    for prefix in [0..100, 100..200] {
+        let segment = |tokens, prefix| Segment {
+            tokens,
+            prefix,
+            row: None,
+        };
+        segments.push(segment(prefix, 0..0));
+    }
+    for (tokens, prefix) in [(200..8000, 0..100), (8000..16_384, 100..200)] {
+        segments.extend(tokens.step_by(100).map(|start| Segment {
+            tokens: start..(start + 100).min(16_384),
+            prefix: prefix.clone(),
+            row: None,
+        }));
+    }
+    let lists = WorkLists::of(&segments);
+    // Two tiles of each prefix: one part from its own queries, and 16 at most from those behind it.
+    assert!(
+        lists.parts.len() <= 2 * 2 * (1 + 16),
+        "{}",
+        lists.parts.len()
+    );
+    assert!(lists.parts.len() <= expected_parts(16_384));
+    let gathered = lists.parts.iter().filter(|part| part.keys == (0..64));
+    assert_eq!(
+        gathered.map(|part| part.queries.len()).sum::<usize>(),
+        100 + 7800
+    );
 }
 
 #[test]
