@@ -1,13 +1,19 @@
 //! What the twins of `operations/tests.rs` do not show: updates to the bit, the work lists, and that
 //! the emulated card notices what it should.
 
+use std::ops::Range;
+use std::sync::Mutex;
+
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 
 use super::emulator::{EmulatedLauncher, compile, run};
 use super::segments::{KeyItem, KeySum, QueryTile, WorkLists, expected_parts};
 use super::*;
-use crate::trainer::operations::{ComposedOperations, RandomBits};
+use crate::trainer::micro_batch::Segment;
+use crate::trainer::operations::{
+    AdamWNumbers, AdamWTensors, ComposedOperations, Operations, Output, RandomBits,
+};
 use crate::trainer::testing::SplitMix64;
 
 const CPU: Device = Device::Cpu;
@@ -221,6 +227,65 @@ fn shapes_that_do_not_fit_are_refused() {
     let across = x.t().unwrap();
     let error = gpu.zero(&across).unwrap_err().to_string();
     assert!(error.contains("contiguous"), "{error}");
+}
+
+/// Notes which kernels are launched.
+#[derive(Default)]
+struct Noting(Mutex<Vec<&'static str>>);
+
+impl Launcher for Noting {
+    fn instructions(&self) -> String {
+        EmulatedLauncher.instructions()
+    }
+
+    fn launch(
+        &self,
+        kernel: &'static str,
+        grid: [u32; 3],
+        block: u32,
+        shared_bytes: u32,
+        arguments: &[Argument<'_>],
+    ) -> Result<()> {
+        self.0.lock().unwrap().push(kernel);
+        EmulatedLauncher.launch(kernel, grid, block, shared_bytes, arguments)
+    }
+
+    fn matmul(&self, out: Output<'_>, a: &Tensor, b: &Tensor) -> Result<()> {
+        EmulatedLauncher.matmul(out, a, b)
+    }
+}
+
+#[test]
+fn tensor_cores_take_what_they_can() {
+    let gpu = GpuOperations::new(Noting::default());
+    let segments = [Segment {
+        tokens: 0..5,
+        prefix: 0..0,
+        row: None,
+    }];
+    let segments = gpu.place_segments(&segments, &CPU).unwrap();
+    let log_sum = Tensor::zeros((2, 5), DType::F32, &CPU).unwrap();
+    // Format, numbers of a head, and where in a buffer the queries begin.
+    for (dtype, head_dim, start, kernel) in [
+        (DType::BF16, 64, 0, "attention_bf16_64"),
+        (DType::BF16, 128, 8, "attention_bf16_128"),
+        (DType::BF16, 64, 4, "attention_bf16"),
+        (DType::BF16, 96, 0, "attention_bf16"),
+        (DType::F32, 64, 0, "attention_f32"),
+    ] {
+        let count = 2 * 5 * head_dim;
+        let q = Tensor::ones(start + count, dtype, &CPU).unwrap();
+        let q = q.narrow(0, start, count).unwrap();
+        let q = q.reshape((2, 5, head_dim)).unwrap();
+        let [k, v, out] = [(); 3].map(|()| Tensor::ones((2, 5, head_dim), dtype, &CPU).unwrap());
+        gpu.attention(&out, &log_sum, [&q, &k, &v], &segments)
+            .unwrap();
+        let launched = std::mem::take(&mut *gpu.launcher().0.lock().unwrap());
+        assert_eq!(launched, [kernel], "{dtype:?} {head_dim} {start}");
+        // All weights are equal, and so are all values.
+        let out = out.flatten_all().unwrap().to_dtype(DType::F32).unwrap();
+        assert!(out.to_vec1::<f32>().unwrap().iter().all(|x| *x == 1.0));
+    }
 }
 
 /// Kernels with the mistakes that the emulated card is there to find.
