@@ -108,8 +108,8 @@ struct Device {
     Warp &warp() { return warps[current / WARP]; }
 };
 
-/// That of this thread of the system. Everything asks for it all the time, so it is found without a call.
-inline thread_local Device *device_here __attribute__((tls_model("initial-exec"))) = nullptr;
+/// That of this thread of the system: tests run beside one another.
+inline thread_local Device *device_here = nullptr;
 
 inline Device &device() { return *device_here; }
 

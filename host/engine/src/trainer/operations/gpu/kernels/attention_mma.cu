@@ -2,7 +2,6 @@
 // for 64 queries of a head, each of its four warps for 16 of them; scores and weights stay in registers.
 
 #define LOG2_E 1.4426950408889634f
-#define LN_2 0.6931471805599453f
 
 /// 64 rows of `D` numbers in shared memory, padded so that eight rows that a warp reads at once lie in
 /// different banks.
