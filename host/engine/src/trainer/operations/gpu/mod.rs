@@ -2,7 +2,7 @@
 //!
 //! [`GpuOperations`] decides grids, arguments and tables; a [`Launcher`] launches. So everything but
 //! the launching is tested where there is no card: the tests compile the same source with g++ and run
-//! it thread by thread ([`emulator`]).
+//! it thread by thread (`emulator`).
 //!
 //! No kernel uses atomics on numbers: the same input gives the same bits, whatever the card's
 //! scheduling.
@@ -35,8 +35,9 @@ const THREADS: u32 = 256;
 const FLAT_BLOCKS: u64 = 1 << 14;
 /// Parts of a sum over a flat stretch: fixed, because it decides the order of additions.
 const SUM_PARTS: u64 = 1024;
-/// Blocks that the rows of RMSNorm's backward pass are dealt to; fixed, as above.
-const NORM_PARTS: usize = 256;
+/// Blocks that the rows of RMSNorm's backward pass are dealt to; fixed, as above. Four for each
+/// multiprocessor of an H100: while some wait for a row's sum, others read.
+const NORM_PARTS: usize = 512;
 /// For reductions over a block: a number for each of its warps, twice.
 const REDUCTION_BYTES: u32 = 512;
 
