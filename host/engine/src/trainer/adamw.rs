@@ -236,39 +236,47 @@ mod tests {
     #[test]
     fn parts_updated_apart_give_the_whole() {
         let model = tiny_config(false);
-        let operations = CpuOperations::new(TrainDtype::F32);
         let constants = AdamWConstants::from(&TrainConfig {
             weight_decay: 0.1,
             ..TrainConfig::default()
         });
         let factor = Tensor::ones(1, DType::F32, &Device::Cpu).unwrap();
-        let updated = |parts: &[Range<usize>]| {
-            let mut weights = tiny_parameters(&model, 3);
-            let gradients = [tiny_parameters(&model, 4), tiny_parameters(&model, 5)];
-            for own in parts {
-                let format = NumberFormat::F32;
-                let mut adamw = AdamW::of_part(constants, &weights, format, own.clone()).unwrap();
-                assert_eq!(adamw.m.count(), own.len());
-                for gradients in &gradients {
-                    adamw
-                        .update(&operations, &mut weights, gradients, 0.1, &factor)
-                        .unwrap();
+        let cpu = CpuOperations::new(TrainDtype::F32);
+        let each: [(&dyn Operations, NumberFormat, NumberFormat); 2] = [
+            (&cpu, NumberFormat::F32, NumberFormat::F32),
+            // Moments are rounded by numbers that depend on the place in the whole.
+            (&ComposedOperations, NumberFormat::Split, NumberFormat::Bf16),
+        ];
+        for (operations, format, moments) in each {
+            let updated = |parts: &[Range<usize>]| {
+                let start = tiny_parameters(&model, 3);
+                let mut weights = start.zeros_in(format).unwrap();
+                weights.write(0, &values(&start)).unwrap();
+                let gradients = [tiny_parameters(&model, 4), tiny_parameters(&model, 5)];
+                for own in parts {
+                    let mut adamw =
+                        AdamW::of_part(constants, &weights, moments, own.clone()).unwrap();
+                    assert_eq!(adamw.m.count(), own.len());
+                    for gradients in &gradients {
+                        adamw
+                            .update(operations, &mut weights, gradients, 0.1, &factor)
+                            .unwrap();
+                    }
                 }
-            }
-            values(&weights)
-        };
-        let count = Layout::of_model(&model).count();
-        let whole = updated(&[0..count]);
-        // Borders within matrices and within norms, and a part without anything.
-        let norm = tiny_parameters(&model, 3)
-            .range("model.layers.0.input_layernorm.weight")
-            .unwrap();
-        let border = norm.start + 5;
-        assert_eq!(
-            updated(&[0..7, 7..border, border..count, count..count]),
-            whole
-        );
-        assert_ne!(updated(&[0..7]), whole);
+                values(&weights)
+            };
+            let count = Layout::of_model(&model).count();
+            let all = 0..count;
+            let whole = updated(std::slice::from_ref(&all));
+            // Borders within matrices and within norms, and a part without anything.
+            let norm = tiny_parameters(&model, 3)
+                .range("model.layers.0.input_layernorm.weight")
+                .unwrap();
+            let border = norm.start + 5;
+            let parts = [0..7, 7..border, border..count, count..count];
+            assert_eq!(updated(&parts), whole);
+            assert_ne!(updated(&parts[..1]), whole);
+        }
     }
 
     #[test]

@@ -232,6 +232,9 @@ fn share(kind: DeviceKind) -> f64 {
     }
 }
 
+/// What NCCL is taken to need on a card for its channels to the others; not measured.
+const NCCL_ON_A_CARD: u64 = 1 << 30;
+
 /// What products and kernels on a card take beside the tensors they are given.
 const WORKSPACE_ON_A_CARD: u64 = 128 << 20;
 
@@ -384,6 +387,9 @@ fn memory_of(
     if kind == DeviceKind::Cuda {
         let purpose = "workspace of products";
         memory.push(MemoryItem::new(purpose, WORKSPACE_ON_A_CARD));
+        if room.ranks > 1 {
+            memory.push(MemoryItem::new("buffers of NCCL", NCCL_ON_A_CARD));
+        }
     }
     memory
 }
@@ -803,7 +809,9 @@ mod tests {
             told.contains("ranks that share a step                       8"),
             "{told}"
         );
-        assert!(!one.to_string().contains("ranks"));
+        assert!(told.contains("buffers of NCCL"), "{told}");
+        let told = one.to_string();
+        assert!(!told.contains("ranks") && !told.contains("NCCL"), "{told}");
     }
 
     const TABLE: &str = "

@@ -491,3 +491,35 @@ fn numbers_that_are_not_summed_are_gathered_as_they_are() {
         assert_eq!(answers, vec![expected; 3]);
     }
 }
+
+/// Sockets are full of what nobody reads any more, and still all come to an end.
+#[test]
+fn ranks_end_in_the_middle_of_long_tensors() {
+    type Act = fn(&dyn Collective, &Tensor) -> Result<(), CollectiveError>;
+    let acts: [Act; 4] = [
+        |rank, values| rank.reduce_scatter(values),
+        |rank, values| rank.all_gather(values),
+        |rank, values| rank.all_reduce_sum(values),
+        |rank, values| rank.broadcast(values),
+    ];
+    for act in acts {
+        for stopping in 0..3 {
+            let begun = Instant::now();
+            let answers = on_each(tcp(3), |rank| {
+                if rank.rank() == stopping {
+                    thread::sleep(Duration::from_millis(200));
+                    rank.stop("enough");
+                    return None;
+                }
+                let values = tensor(rank.rank(), 8_000_000, DType::F32);
+                // A broadcast may be over for its sender before another stops.
+                let error = act(rank, &values).and_then(|()| rank.barrier());
+                Some(error.unwrap_err().to_string())
+            });
+            for answer in answers.into_iter().flatten() {
+                assert_eq!(answer, format!("rank {stopping} stopped: enough"));
+            }
+            assert!(begun.elapsed() < Duration::from_secs(15));
+        }
+    }
+}

@@ -60,6 +60,14 @@ impl Run {
         }
     }
 
+    fn split(&self, config: &TrainConfig) -> Split {
+        let room = Room {
+            kind: self.device.kind,
+            ..ROOM
+        };
+        Split::choose(&self.model, config, 32, room)
+    }
+
     fn go(
         &self,
         observer: &mut dyn TrainObserver,
@@ -83,15 +91,7 @@ impl Run {
             dir: self.dir.path(),
             cancel,
             device: &self.device,
-            split: Split::choose(
-                &self.model,
-                &self.config,
-                32,
-                Room {
-                    kind: self.device.kind,
-                    ..ROOM
-                },
-            ),
+            split: self.split(&self.config),
             threads: self.threads,
             ranks: &Alone,
         };

@@ -5,6 +5,8 @@ use std::thread;
 
 use super::*;
 use crate::trainer::collective::{InProcess, Patience, Tcp};
+use crate::trainer::config::DtypeSetting;
+use crate::trainer::parameters::NumberFormat;
 
 /// What one rank came to.
 struct Came {
@@ -31,8 +33,8 @@ impl Run {
             held_out: &self.held_out,
             dir: self.dir.path(),
             cancel,
-            device: &ComputeDevice::cpu(),
-            split: Split::choose(&self.model, &config, 32, ROOM),
+            device: &self.device,
+            split: self.split(&config),
             threads: 1,
             ranks,
         };
@@ -166,8 +168,11 @@ fn ranks_over_tcp_train_what_one_does() {
 
 /// Stops a run of so many ranks after its third step; only rank 0 is asked to.
 fn stopped(config: TrainConfig, count: usize) -> Run {
+    stop(Run::new(config), count)
+}
+
+fn stop(run: Run, count: usize) -> Run {
     let stop: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
-    let run = Run::new(config);
     let first = Recorder {
         cancel_after: Some((3, stop)),
         ..Recorder::default()
@@ -327,4 +332,47 @@ fn a_rank_that_does_not_see_the_checkpoint_is_refused() {
     let expected = "rank 0 found the checkpoint of step 3, this one no checkpoint";
     assert!(errors[1].contains(expected), "{errors:?}");
     assert!(errors[0].starts_with("rank 1 stopped: "), "{errors:?}");
+}
+
+/// In the formats of a card, which is emulated: weights in halves of which a rank knows the low ones of
+/// its own part alone until they are saved, gradients and moments in bf16.
+#[test]
+fn ranks_on_cards_train_what_one_does() {
+    let on_cards = |dtype| {
+        let mut run = Run::new(TrainConfig {
+            dtype,
+            moments_dtype: DtypeSetting::Auto,
+            ..config()
+        });
+        if dtype == DtypeSetting::Bf16 {
+            run.config.moments_dtype = DtypeSetting::Bf16;
+        }
+        run.device = ComputeDevice {
+            kind: DeviceKind::Cuda,
+            ..ComputeDevice::cpu()
+        };
+        run
+    };
+    let exact = || on_cards(DtypeSetting::F32);
+    let want = exact().go(&mut Recorder::default(), &NEVER).unwrap();
+    let (got, _) = of_all(exact().go_on(3, Recorder::default()));
+    assert_near(&got, &want);
+
+    let rounded = || on_cards(DtypeSetting::Bf16);
+    let want = rounded().go(&mut Recorder::default(), &NEVER).unwrap();
+    let (two, _) = of_all(rounded().go_on(2, Recorder::default()));
+    assert_eq!(two.student.base.format(), NumberFormat::Split);
+    assert_eq!(two.numeric_path.moments, NumberFormat::Bf16);
+    for (a, b) in losses(&two).into_iter().zip(losses(&want)) {
+        assert!((a - b).abs() < 1e-2, "{a} {b}");
+    }
+    let run = stop(rounded(), 2);
+    let (resumed, told) = of_all(run.go_on(2, Recorder::default()));
+    assert_eq!((resumed.resumed_from, told.notices), (3, vec![]));
+    assert_eq!(bits(&resumed), bits(&two));
+    let run = stop(rounded(), 2);
+    let (four, _) = of_all(run.go_on(4, Recorder::default()));
+    for (a, b) in losses(&four).into_iter().zip(losses(&want)) {
+        assert!((a - b).abs() < 1e-2, "{a} {b}");
+    }
 }
