@@ -39,6 +39,21 @@ pub struct Room {
     pub available_bytes: Option<u64>,
 }
 
+impl Room {
+    /// A card that is sold with so many gigabytes, with nothing on it but its driver. Makers count as
+    /// memory does, by 1024.
+    pub fn card(gigabytes: u64) -> Self {
+        Self {
+            kind: DeviceKind::Cuda,
+            available_bytes: Some((gigabytes << 30).saturating_sub(DRIVER_ON_A_CARD)),
+        }
+    }
+}
+
+/// What a process's context and the driver take of a card: of an H100's 81,559 MiB about half of this;
+/// the rest are bytes that makers round up.
+const DRIVER_ON_A_CARD: u64 = 900 << 20;
+
 impl From<&ComputeDevice> for Room {
     fn from(device: &ComputeDevice) -> Self {
         Self {
@@ -470,7 +485,7 @@ pub fn duration(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::llama::RopeScaling;
-    use crate::trainer::config::RecomputeSetting;
+    use crate::trainer::config::{DtypeSetting, RecomputeSetting};
     use crate::trainer::lora::LoraConfig;
 
     fn llama_7b() -> LlamaConfig {
@@ -647,6 +662,52 @@ mod tests {
             (split.micro_batch_tokens, split.recompute),
             (4096, Recompute::Nothing)
         );
+    }
+
+    #[test]
+    fn what_fits_a_card_is_chosen_for_it() {
+        let lengths = TokenLengths::Estimated {
+            examples: 52_002,
+            mean_tokens: 128.0,
+        };
+        let on_cards = |config: &TrainConfig| {
+            [80, 48, 24].map(|gigabytes| {
+                let card = Room::card(gigabytes);
+                let plan = plan(&llama_7b(), config, lengths, card, None);
+                let Split {
+                    micro_batch_tokens,
+                    recompute,
+                    moments,
+                } = plan.split;
+                let fits = plan.fits(card.available_bytes.unwrap());
+                let tenths = plan.memory_bytes / 100_000_000;
+                fits.is_ok()
+                    .then_some((micro_batch_tokens, recompute, moments, tenths))
+            })
+        };
+        // Ten bytes a parameter, and less than 78 GiB (83.7 GB) in all.
+        let full = TrainConfig::default();
+        let elementwise = Recompute::Elementwise;
+        let on_80 = Some((4096, elementwise, NumberFormat::Bf16, 808));
+        assert_eq!(on_cards(&full), [on_80, None, None]);
+        let lora = TrainConfig {
+            lora: Some(LoraConfig::default()),
+            ..TrainConfig::default()
+        };
+        assert_eq!(
+            on_cards(&lora),
+            [
+                Some((16384, elementwise, NumberFormat::F32, 664)),
+                Some((8192, elementwise, NumberFormat::F32, 401)),
+                Some((3072, elementwise, NumberFormat::F32, 236)),
+            ]
+        );
+        // In f32 throughout, as a reference, it is as large as on the processor.
+        let exact = TrainConfig {
+            dtype: DtypeSetting::F32,
+            ..full
+        };
+        assert_eq!(on_cards(&exact), [None; 3]);
     }
 
     #[test]

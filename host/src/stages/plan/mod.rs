@@ -32,7 +32,7 @@ use super::Prepared;
 use crate::{
     manifest::{Budget, Price, Provider, Recipe},
     models::openai::SetupError,
-    trainer::config::ConfigProblem,
+    trainer::{Room, config::ConfigProblem},
 };
 use models::{KnownModel, KnownModels};
 
@@ -125,11 +125,16 @@ pub fn set_missing_keys_aside(recipe: &mut Recipe) -> Vec<String> {
 }
 
 /// Forecasts a run of a prepared recipe. Nothing is asked, opened, fetched or written. The run in
-/// `dir`, where there is one, supplies measured figures.
+/// `dir`, where there is one, supplies measured figures. Training is planned for the `card`, or else for
+/// the device that the recipe names.
 ///
 /// # Errors
 /// See [`ForecastError`]; what merely would not work is an obstacle of the forecast.
-pub async fn forecast(prepared: &Prepared, dir: Option<&Path>) -> Result<Forecast, ForecastError> {
+pub async fn forecast(
+    prepared: &Prepared,
+    dir: Option<&Path>,
+    card: Option<Room>,
+) -> Result<Forecast, ForecastError> {
     let recipe = &prepared.recipe;
     let models = Arc::new(KnownModels::new(recipe)?);
     let (mut obstacles, mut remarks) = (Vec::new(), Vec::new());
@@ -158,6 +163,7 @@ pub async fn forecast(prepared: &Prepared, dir: Option<&Path>) -> Result<Forecas
         models.of_role("student"),
         measured,
         dir,
+        card,
         &mut obstacles,
     )?;
     let evaluation =

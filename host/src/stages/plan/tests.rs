@@ -87,7 +87,7 @@ fn an_unknown_price_makes_an_unknown_sum_unless_nothing_is_bought() {
 #[tokio::test]
 async fn units_follow_from_the_yield_and_money_from_the_units() {
     let prepared = crate::stages::prepare(recipe(PRICED)).await.unwrap();
-    let forecast = forecast(&prepared, None).await.unwrap();
+    let forecast = forecast(&prepared, None, None).await.unwrap();
     let generation = &forecast.generation;
     assert_eq!(generation.basis, Yield::Manifest);
     assert_eq!(generation.units_to_go, Some(25));
@@ -107,7 +107,7 @@ async fn units_follow_from_the_yield_and_money_from_the_units() {
 async fn without_a_yield_the_plan_gives_figures_of_a_unit() {
     let text = PRICED.replace("expected_yield = 4.0\n", "");
     let prepared = crate::stages::prepare(recipe(&text)).await.unwrap();
-    let forecast = forecast(&prepared, None).await.unwrap();
+    let forecast = forecast(&prepared, None, None).await.unwrap();
     assert_eq!(forecast.generation.basis, Yield::Unknown);
     assert_eq!(
         (forecast.generation.units_to_go, forecast.in_all),

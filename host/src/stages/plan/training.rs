@@ -143,6 +143,7 @@ pub(super) fn training(
     student_model: Option<&KnownModel>,
     measured: Option<&Measured>,
     dir: Option<&Path>,
+    card: Option<Room>,
     obstacles: &mut Vec<String>,
 ) -> Result<Option<Training>, ForecastError> {
     let (Some(config), Some(student)) = (settings(recipe), student(recipe)) else {
@@ -180,8 +181,12 @@ pub(super) fn training(
         }
     });
     let (mean_tokens, lengths) = known.unwrap_or((MEAN_TOKENS, Lengths::Guess));
-    let room = match ComputeDevice::find(config.device, 0) {
-        Ok(device) => Room::from(&device),
+    let found = match card {
+        Some(card) => Ok(card),
+        None => ComputeDevice::find(config.device, 0).map(|device| Room::from(&device)),
+    };
+    let room = match found {
+        Ok(room) => room,
         Err(error) => {
             obstacles.push(format!("{error}; `pacos run` refuses this recipe"));
             Room {
@@ -196,6 +201,8 @@ pub(super) fn training(
             examples,
             mean_tokens,
         };
+        // What was measured here says nothing of a card elsewhere.
+        let measured = measured.filter(|_| card.is_none());
         let speed = measured.and_then(|measured| measured.training_speed);
         plan(&shape, &config, lengths, room, speed)
     });

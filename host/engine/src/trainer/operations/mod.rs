@@ -3,10 +3,10 @@
 //!
 //! [`Operations`] lists every operation, forward and backward, over candle tensors whose buffers are
 //! there already: nothing is allocated for a result, what is written is written in place. There are
-//! two implementations. [`CpuOperations`] hands the tensors' elements to the fused
-//! [kernels](super::kernels). [`ComposedOperations`] is made of candle's own plain operations and
-//! runs on every device that candle knows: it is what the others are tested against, and what a
-//! device without kernels of its own falls back on.
+//! three implementations. [`CpuOperations`] hands the tensors' elements to the fused
+//! [kernels](super::kernels). [`GpuOperations`](gpu::GpuOperations) launches fused kernels in CUDA C++.
+//! [`ComposedOperations`] is made of candle's own plain operations and runs on every device that candle
+//! knows: it is what the others are tested against.
 
 #[cfg(any(test, feature = "cuda"))]
 mod blas;
@@ -14,6 +14,7 @@ mod composed;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod gpu;
 #[cfg(test)]
 mod tests;
 

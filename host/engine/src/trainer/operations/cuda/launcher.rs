@@ -75,7 +75,7 @@ impl CudaLauncher {
 }
 
 impl Launcher for CudaLauncher {
-    fn device(&self) -> String {
+    fn instructions(&self) -> String {
         self.card.clone()
     }
 
