@@ -502,8 +502,13 @@ fn swiglu_backward(inputs: &mut Inputs<'_>, _: &dyn Operations, s: Sizes) -> Res
     })
 }
 
+/// Wide enough apart that probabilities are no less than the errors allowed.
+fn logits(inputs: &mut Inputs<'_>, s: Sizes) -> Result<Tensor> {
+    Ok((inputs.normal(&[s.label_rows, s.vocabulary])? * 4.0)?)
+}
+
 fn cross_entropy(inputs: &mut Inputs<'_>, _: &dyn Operations, s: Sizes) -> Result<Prepared> {
-    let logits = inputs.normal(&[s.label_rows, s.vocabulary])?;
+    let logits = logits(inputs, s)?;
     let targets = inputs.indices(5, s.label_rows, s.vocabulary)?;
     let losses = inputs.single(&[s.label_rows])?;
     Ok(Prepared {
@@ -518,7 +523,7 @@ fn cross_entropy_gradient(
     _: &dyn Operations,
     s: Sizes,
 ) -> Result<Prepared> {
-    let logits = inputs.normal(&[s.label_rows, s.vocabulary])?;
+    let logits = logits(inputs, s)?;
     let targets = inputs.indices(5, s.label_rows, s.vocabulary)?;
     let losses = inputs.single(&[s.label_rows])?;
     Ok(Prepared {
