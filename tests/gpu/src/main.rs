@@ -89,12 +89,7 @@ fn run_parts(folder: &Path, parts: Vec<Part>) -> Result<bool> {
     Ok(good)
 }
 
-fn run_part(
-    part: &Part,
-    device: &ComputeDevice,
-    folder: &Path,
-    report: &mut Report,
-) -> Result<()> {
+fn run_part(part: &Part, device: &ComputeDevice, folder: &Path, report: &mut Report) -> Result<()> {
     match part {
         Part::Operations => operations::run(device, report),
         Part::Steps => steps::run(device, folder, report),
@@ -104,6 +99,8 @@ fn run_part(
 
 /// candle may add a backtrace to its errors, which helps nobody here.
 fn without_backtrace(error: &str) -> String {
-    let lines = error.lines().take_while(|line| !line.trim_start().starts_with("0: "));
+    let lines = error
+        .lines()
+        .take_while(|line| !line.trim_start().starts_with("0: "));
     lines.collect::<Vec<_>>().join(" ")
 }

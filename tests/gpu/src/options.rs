@@ -97,8 +97,13 @@ pub fn parts(arguments: &[String]) -> Result<Vec<Part>> {
             true => &["135m", "1b", "7b"],
             false => &["tiny"],
         };
-        let speeds = shapes.iter().map(|shape| Part::Speed(SpeedOptions::of(shape)));
-        return Ok([Part::Operations, Part::Steps].into_iter().chain(speeds).collect());
+        let speeds = shapes
+            .iter()
+            .map(|shape| Part::Speed(SpeedOptions::of(shape)));
+        return Ok([Part::Operations, Part::Steps]
+            .into_iter()
+            .chain(speeds)
+            .collect());
     }
     let mut parts = Vec::new();
     let mut words = arguments.iter().map(String::as_str).peekable();
@@ -111,7 +116,9 @@ pub fn parts(arguments: &[String]) -> Result<Vec<Part>> {
                 while let Some(option) = words.next_if(|word| word.starts_with("--")) {
                     let value = match option {
                         "--no-prefix" => "",
-                        _ => words.next().with_context(|| format!("{option} needs a value"))?,
+                        _ => words
+                            .next()
+                            .with_context(|| format!("{option} needs a value"))?,
                     };
                     options.push((option, value));
                 }
@@ -125,9 +132,15 @@ pub fn parts(arguments: &[String]) -> Result<Vec<Part>> {
 
 fn speed_options(given: &[(&str, &str)]) -> Result<SpeedOptions> {
     let shape = given.iter().find(|(option, _)| *option == "--shape");
-    let shape = shape.map_or(if cfg!(feature = "cuda") { "7b" } else { "tiny" }, |(_, v)| *v);
+    let shape = shape.map_or(
+        if cfg!(feature = "cuda") { "7b" } else { "tiny" },
+        |(_, v)| *v,
+    );
     if shapes::named(shape).is_none() {
-        bail!("no shape is called {shape}; there are {}", shapes::NAMES.join(", "));
+        bail!(
+            "no shape is called {shape}; there are {}",
+            shapes::NAMES.join(", ")
+        );
     }
     let mut options = SpeedOptions::of(shape);
     for (option, value) in given {
@@ -162,4 +175,37 @@ fn speed_options(given: &[(&str, &str)]) -> Result<SpeedOptions> {
         }
     }
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Vec<Part>> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parts(&words)
+    }
+
+    #[test]
+    fn options_belong_to_the_part_before_them() {
+        let parts =
+            read("operations speed --shape 7b --no-prefix --micro-batch 4096 steps").unwrap();
+        let files: Vec<String> = parts.iter().map(Part::file).collect();
+        assert_eq!(files, ["operations", "speed_7b_4096_no_prefix", "steps"]);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (line, part) in [
+            ("spede", "spede"),
+            ("speed --shape 13b", "13b"),
+            ("speed --steps none", "none"),
+            ("speed --steps", "--steps"),
+            ("speed --dtype fp8", "fp8"),
+            ("speed --colour red", "--colour"),
+        ] {
+            let error = read(line).err().unwrap().to_string();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
 }

@@ -33,7 +33,11 @@ impl Report {
         if let Value::Object(details) = details {
             row.extend(details);
         }
-        println!("{:<10} {name:<72} {:>10} {unit}", self.section, shown(value));
+        println!(
+            "{:<10} {name:<72} {:>10} {unit}",
+            self.section,
+            shown(value)
+        );
         self.rows.push(Value::Object(row));
     }
 
@@ -44,7 +48,10 @@ impl Report {
         let details = json!({ "bound": bound, "kept": kept });
         self.measured(name, error, unit, details);
         if !kept {
-            println!("{:<10} {name}: EXCEEDS its bound of {bound:e}", self.section);
+            println!(
+                "{:<10} {name}: EXCEEDS its bound of {bound:e}",
+                self.section
+            );
         }
     }
 

@@ -92,3 +92,44 @@ pub fn segments(seed: u64, tokens: usize) -> Vec<Segment> {
     }
     segments
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pacos_engine::trainer::prefixes::SharedPrefixes;
+
+    #[test]
+    fn rows_are_as_long_as_alpacas_and_begin_as_they_do() {
+        let rows = alpaca_like(1, 20_000, 32_000);
+        let mut lengths: Vec<usize> = rows.iter().map(|row| row.input_ids.len()).collect();
+        lengths.sort_unstable();
+        assert!(
+            (108..=112).contains(&lengths[10_000]),
+            "{}",
+            lengths[10_000]
+        );
+        let mean = lengths.iter().sum::<usize>() as f64 / 20_000.0;
+        assert!((126.0..130.0).contains(&mean), "{mean}");
+        assert!(lengths[19_999] <= LONGEST);
+        assert!(rows.iter().all(|row| row.label_tokens() > 0));
+        let prefixes = SharedPrefixes::of(&rows);
+        let shared: Vec<usize> = prefixes.tokens().map(<[u32]>::len).collect();
+        assert_eq!(shared, PREFIXES);
+    }
+
+    #[test]
+    fn segments_fill_their_tokens_without_gaps() {
+        for tokens in [128, 149, 517, 8192] {
+            let mut end = 0;
+            let mut with_prefix = 0;
+            for segment in segments(3, tokens) {
+                assert_eq!(segment.tokens.start, end);
+                assert!(segment.tokens.end > end && segment.prefix.end <= end);
+                end = segment.tokens.end;
+                with_prefix += usize::from(!segment.prefix.is_empty());
+            }
+            assert_eq!(end, tokens);
+            assert!(with_prefix > 0, "{tokens}");
+        }
+    }
+}

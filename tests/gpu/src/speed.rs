@@ -106,7 +106,13 @@ pub fn run(device: &ComputeDevice, options: &SpeedOptions, report: &mut Report) 
         step()?;
     }
     clock.run(false);
-    take_apart(&name, &clock, began.elapsed().as_secs_f64(), seen.peak, report);
+    take_apart(
+        &name,
+        &clock,
+        began.elapsed().as_secs_f64(),
+        seen.peak,
+        report,
+    );
     Ok(())
 }
 
@@ -168,7 +174,12 @@ impl Seen<'_> {
             "losses": steps.iter().map(|step| step.loss).collect::<Vec<_>>(),
             "step_seconds": steps.iter().map(|step| step.seconds).collect::<Vec<_>>(),
         });
-        report.measured(&format!("{name}: tokens a second"), speed, "tokens/s", details);
+        report.measured(
+            &format!("{name}: tokens a second"),
+            speed,
+            "tokens/s",
+            details,
+        );
         let details = json!({
             "of_peak": of_peak(computed_speed),
             "against": format!("{:.1} % of the tokens", 100.0 * computed / tokens),
@@ -204,7 +215,12 @@ fn memory(
     report: &mut Report,
 ) -> Result<()> {
     let all = planned.memory_bytes as f64;
-    report.measured(&format!("{name}: memory planned"), all / GIB, "GiB", Value::Null);
+    report.measured(
+        &format!("{name}: memory planned"),
+        all / GIB,
+        "GiB",
+        Value::Null,
+    );
     let against = |bytes: f64| json!({ "against": format!("{:+.1} % of the plan", 100.0 * (bytes / all - 1.0)) });
     if let (Some(before), Some(after)) = (before, card::used_bytes(device)?) {
         let bytes = after.saturating_sub(before) as f64;

@@ -73,7 +73,12 @@ pub fn run(device: &ComputeDevice, folder: &Path, report: &mut Report) -> Result
     let seconds = began.elapsed().as_secs_f64();
     let tokens: usize = expected.iter().map(|step| step.tokens).sum();
     let details = json!({ "losses": losses(&expected), "against": format!("{tokens} tokens") });
-    report.measured(&format!("{name}, {STEPS} steps of the reference"), seconds, "s", details);
+    report.measured(
+        &format!("{name}, {STEPS} steps of the reference"),
+        seconds,
+        "s",
+        details,
+    );
     let (first, last) = (expected[0].loss, expected[STEPS - 1].loss);
     ensure!(
         last < first - 0.1,
@@ -173,8 +178,18 @@ fn compare(what: &str, own: &[Step], expected: &[Step], bounds: &Bounds, report:
     };
     let loss = worst(|a, b| (a.loss - b.loss).abs());
     let norm = worst(|a, b| ((a.grad_norm - b.grad_norm) / b.grad_norm).abs());
-    report.bounded(&format!("{what}: largest difference of the losses"), loss, bounds.loss, "nats");
-    report.bounded(&format!("{what}: largest difference of the norms"), norm, bounds.norm, "of the norm");
+    report.bounded(
+        &format!("{what}: largest difference of the losses"),
+        loss,
+        bounds.loss,
+        "nats",
+    );
+    report.bounded(
+        &format!("{what}: largest difference of the norms"),
+        norm,
+        bounds.norm,
+        "of the norm",
+    );
     report.noted(
         &format!("{what}: loss at first and at last"),
         &format!(
@@ -191,7 +206,10 @@ fn compare(what: &str, own: &[Step], expected: &[Step], bounds: &Bounds, report:
 fn different(a: &[Step], b: &[Step], weights: &[f32], others: &[f32]) -> usize {
     let numbers = |step: &Step| [step.loss.to_bits(), step.grad_norm.to_bits()];
     let steps = a.iter().zip(b).filter(|(a, b)| numbers(a) != numbers(b));
-    let weights = weights.iter().zip(others).filter(|(a, b)| a.to_bits() != b.to_bits());
+    let weights = weights
+        .iter()
+        .zip(others)
+        .filter(|(a, b)| a.to_bits() != b.to_bits());
     steps.count() + weights.count()
 }
 
@@ -257,12 +275,22 @@ fn resume(
     };
     let numbers = |records: &[StepRecord]| -> Vec<[u64; 2]> {
         let each = records.iter();
-        each.map(|r| [r.loss.to_bits(), r.grad_norm.to_bits()]).collect()
+        each.map(|r| [r.loss.to_bits(), r.grad_norm.to_bits()])
+            .collect()
     };
     let (a, b) = (trained(&whole)?, trained(&resumed)?);
-    let weights = a.iter().zip(&b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+    let weights = a
+        .iter()
+        .zip(&b)
+        .filter(|(a, b)| a.to_bits() != b.to_bits())
+        .count();
     let (a, b) = (numbers(&whole.history), numbers(&resumed.history));
-    ensure!(a.len() == b.len(), "{} steps and {} steps", a.len(), b.len());
+    ensure!(
+        a.len() == b.len(),
+        "{} steps and {} steps",
+        a.len(),
+        b.len()
+    );
     let steps = a.iter().zip(&b).filter(|(a, b)| a != b).count();
     report.bounded(
         &format!("{what}: {RESUMED_STEPS} steps, stopped and resumed in their middle"),
@@ -271,7 +299,12 @@ fn resume(
         "numbers differ",
     );
     let seconds = began.elapsed().as_secs_f64();
-    report.measured(&format!("{what}: that took, with its checkpoints"), seconds, "s", Value::Null);
+    report.measured(
+        &format!("{what}: that took, with its checkpoints"),
+        seconds,
+        "s",
+        Value::Null,
+    );
     Ok(())
 }
 

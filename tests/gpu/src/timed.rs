@@ -80,7 +80,11 @@ impl Timed {
         let result = call(&*self.inner)?;
         self.device.synchronize()?;
         let time = began.elapsed();
-        let mut spent = self.clock.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spent = self
+            .clock
+            .spent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let spent = spent.entry(kind).or_default();
         spent.calls += 1;
         spent.time += time;
@@ -126,7 +130,9 @@ impl Operations for Timed {
     }
 
     fn scatter_add_rows(&self, table: &Tensor, ids: &Tensor, rows: &Tensor) -> Result<()> {
-        self.time("rows scattered", 0.0, |o| o.scatter_add_rows(table, ids, rows))
+        self.time("rows scattered", 0.0, |o| {
+            o.scatter_add_rows(table, ids, rows)
+        })
     }
 
     fn rms_norm(
@@ -177,7 +183,9 @@ impl Operations for Timed {
     }
 
     fn place_segments(&self, segments: &[Segment], device: &Device) -> Result<PlacedSegments> {
-        self.time("segments laid out", 0.0, |o| o.place_segments(segments, device))
+        self.time("segments laid out", 0.0, |o| {
+            o.place_segments(segments, device)
+        })
     }
 
     fn attention(
@@ -187,7 +195,9 @@ impl Operations for Timed {
         qkv: [&Tensor; 3],
         segments: &PlacedSegments,
     ) -> Result<()> {
-        self.time("attention", 0.0, |o| o.attention(out, log_sum, qkv, segments))
+        self.time("attention", 0.0, |o| {
+            o.attention(out, log_sum, qkv, segments)
+        })
     }
 
     fn attention_backward(
@@ -202,7 +212,9 @@ impl Operations for Timed {
     }
 
     fn head_products(&self, products: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
-        self.time("products of heads", 0.0, |o| o.head_products(products, a, b))
+        self.time("products of heads", 0.0, |o| {
+            o.head_products(products, a, b)
+        })
     }
 
     fn swiglu(&self, out: &Tensor, gate_up: &Tensor) -> Result<()> {
@@ -232,7 +244,9 @@ impl Operations for Timed {
     }
 
     fn add_sum_of_squares(&self, total: &Tensor, x: &Tensor) -> Result<()> {
-        self.time("norm of the gradient", 0.0, |o| o.add_sum_of_squares(total, x))
+        self.time("norm of the gradient", 0.0, |o| {
+            o.add_sum_of_squares(total, x)
+        })
     }
 
     fn clip_factor(&self, factor: &Tensor, sum_of_squares: &Tensor, max_norm: f64) -> Result<()> {

@@ -59,17 +59,24 @@ pub fn check(
     };
     for &kept in ways {
         for factor in [0.7, f32::NAN] {
-            let [own, twin] = [(operations, &device.handle), (&ComposedOperations, &Device::Cpu)]
-                .map(|(operations, device)| -> Result<Vec<u64>> {
-                    let state = State::new(kept, START + COUNT, device)?;
-                    for update in 1..=3 {
-                        state.update(operations, START, COUNT, factor, update)?;
-                    }
-                    state.bits()
-                });
+            let [own, twin] = [
+                (operations, &device.handle),
+                (&ComposedOperations, &Device::Cpu),
+            ]
+            .map(|(operations, device)| -> Result<Vec<u64>> {
+                let state = State::new(kept, START + COUNT, device)?;
+                for update in 1..=3 {
+                    state.update(operations, START, COUNT, factor, update)?;
+                }
+                state.bits()
+            });
             let (own, twin) = (own?, twin?);
             let different = own.iter().zip(&twin).filter(|(a, b)| a != b).count();
-            let what = if factor.is_nan() { ", norm not finite" } else { "" };
+            let what = if factor.is_nan() {
+                ", norm not finite"
+            } else {
+                ""
+            };
             let name = format!("AdamW, {}{what}", kept.name);
             report.bounded(&name, different as f64, 0.0, "numbers differ");
         }
@@ -87,9 +94,8 @@ pub fn time(
     const MANY: usize = 1 << 24;
     for kept in [ALL_F32, EXACT_MOMENTS, ROUNDED_MOMENTS] {
         let state = State::new(kept, MANY, &device.handle)?;
-        let seconds = super::seconds_of(&device.handle, || {
-            state.update(operations, 0, MANY, 0.7, 1)
-        })?;
+        let seconds =
+            super::seconds_of(&device.handle, || state.update(operations, 0, MANY, 0.7, 1))?;
         let gradients = kept.gradients.size_in_bytes();
         let each = 2 * kept.weights.bytes() as usize + gradients + 4 * kept.moments.size_in_bytes();
         let work = Work::Bytes((each * MANY) as f64);
@@ -111,9 +117,8 @@ impl State {
         let place = |values: Tensor, dtype| -> Result<Tensor> {
             Ok(values.to_dtype(dtype)?.to_device(device)?)
         };
-        let normal = |seed, size: f64| -> Result<Tensor> {
-            Ok((random::normal(seed, &[count])? * size)?)
-        };
+        let normal =
+            |seed, size: f64| -> Result<Tensor> { Ok((random::normal(seed, &[count])? * size)?) };
         let rest = match kept.weights {
             NumberFormat::Split => {
                 let low = random::indices(5, count, 1 << 16);
@@ -170,7 +175,10 @@ impl State {
     /// All numbers that it holds, those around the stretch too.
     fn bits(&self) -> Result<Vec<u64>> {
         let mut bits = Vec::new();
-        for tensor in [&self.weights, &self.m, &self.v].into_iter().chain(&self.rest) {
+        for tensor in [&self.weights, &self.m, &self.v]
+            .into_iter()
+            .chain(&self.rest)
+        {
             match tensor.dtype() {
                 DType::F32 => {
                     let values = tensor.to_vec1::<f32>()?;

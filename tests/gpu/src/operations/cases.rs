@@ -392,11 +392,7 @@ fn pairs(s: Sizes) -> f64 {
     each.sum()
 }
 
-fn attention(
-    inputs: &mut Inputs<'_>,
-    operations: &dyn Operations,
-    s: Sizes,
-) -> Result<Prepared> {
+fn attention(inputs: &mut Inputs<'_>, operations: &dyn Operations, s: Sizes) -> Result<Prepared> {
     let q = inputs.normal(&[s.heads, s.tokens, s.head_dim])?;
     let k = inputs.normal(&[s.kv_heads, s.tokens, s.head_dim])?;
     let v = inputs.normal(&[s.kv_heads, s.tokens, s.head_dim])?;

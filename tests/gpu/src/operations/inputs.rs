@@ -71,7 +71,10 @@ impl<'a> Inputs<'a> {
         }
         let values = &made[*next];
         *next += 1;
-        ensure!(values.dims() == shape, "a case asks for the same shapes every time");
+        ensure!(
+            values.dims() == shape,
+            "a case asks for the same shapes every time"
+        );
         // A copy: operations write in place.
         let rounded = values.copy()?.to_dtype(format)?;
         Ok(rounded.to_device(self.device)?)

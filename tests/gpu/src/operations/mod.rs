@@ -81,7 +81,8 @@ pub fn run(device: &ComputeDevice, report: &mut Report) -> Result<()> {
     };
     let began = Instant::now();
     let operations = operations::of(device, TrainDtype::F32)?;
-    let details = json!({ "kernels": operations.name(), "instructions": operations.instructions() });
+    let details =
+        json!({ "kernels": operations.name(), "instructions": operations.instructions() });
     let seconds = began.elapsed().as_secs_f64();
     report.measured("kernels ready after", seconds, "s", details);
     for sizes in all_sizes {
@@ -91,6 +92,21 @@ pub fn run(device: &ComputeDevice, report: &mut Report) -> Result<()> {
         }
     }
     adamw::check(&*operations, device, report)?;
+    if !on_a_card {
+        // Nothing computes in bf16 here but the twin itself: what the roundings alone cost.
+        for case in CASES {
+            let bf16 = &[DType::BF16];
+            check(
+                &ComposedOperations,
+                &Device::Cpu,
+                bf16,
+                case,
+                all_sizes[0],
+                report,
+            )
+            .with_context(|| format!("{}, rounded", case.name))?;
+        }
+    }
     if on_a_card {
         let peak = Peak::of(&device.name);
         for case in CASES {
@@ -119,7 +135,13 @@ fn check(
         (own.call)(operations)?;
         for (own, twin) in own.written.iter().zip(&twin.written) {
             let error = error_of_max(&own.tensor, &twin.tensor)?;
-            let name = format!("{}: {}, {}, {}", case.name, own.name, sizes.name, format.as_str());
+            let name = format!(
+                "{}: {}, {}, {}",
+                case.name,
+                own.name,
+                sizes.name,
+                format.as_str()
+            );
             let bound = match format {
                 DType::F32 => own.bounds.f32,
                 _ => own.bounds.bf16,
@@ -222,5 +244,24 @@ fn error_of_max(result: &Tensor, reference: &Tensor) -> Result<f64> {
         worst = worst.max(difference);
     }
     // Where all should be zero, nothing else will do.
-    Ok(if largest == 0.0 && worst == 0.0 { 0.0 } else { worst / largest })
+    Ok(if worst == 0.0 { 0.0 } else { worst / largest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_seen_and_a_nan_is_none_that_passes() {
+        let error = |result: [f32; 3], reference: [f32; 3]| {
+            let [result, reference] =
+                [result, reference].map(|values| Tensor::new(&values, &Device::Cpu).unwrap());
+            error_of_max(&result, &reference).unwrap()
+        };
+        assert_eq!(error([1.0, 2.0, -4.0], [1.0, 2.0, -4.0]), 0.0);
+        assert_eq!(error([1.0, 2.5, -4.0], [1.0, 2.0, -4.0]), 0.125);
+        assert!(error([1.0, f32::NAN, -4.0], [1.0, 2.0, -4.0]).is_nan());
+        assert_eq!(error([0.0; 3], [0.0; 3]), 0.0);
+        assert_eq!(error([0.0, 0.1, 0.0], [0.0; 3]), f64::INFINITY);
+    }
 }
