@@ -9,6 +9,9 @@ pub fn open() -> Result<ComputeDevice> {
     Ok(ComputeDevice::find(DeviceSetting::Cuda(Some(0)), 0)?)
 }
 
+/// What [`peak_bytes`] counts.
+pub const PEAK: &str = "most memory in tensors at once";
+
 /// For the report.
 pub fn named(device: &ComputeDevice) -> String {
     device.name.clone()

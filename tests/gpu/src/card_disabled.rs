@@ -8,6 +8,9 @@ pub fn open() -> Result<ComputeDevice> {
     Ok(ComputeDevice::cpu())
 }
 
+/// What [`peak_bytes`] counts.
+pub const PEAK: &str = "most memory of the process, from its start";
+
 /// For the report.
 pub fn named(device: &ComputeDevice) -> String {
     format!("{}: no card was used", device.name)

@@ -231,7 +231,7 @@ fn memory(
     }
     if let Some(peak) = card::peak_bytes(device)? {
         let bytes = peak as f64;
-        let what = format!("{name}: most memory in tensors at once");
+        let what = format!("{name}: {}", card::PEAK);
         report.measured(&what, bytes / GIB, "GiB", against(bytes));
     }
     Ok(())

@@ -57,7 +57,7 @@ const EXACT: Bounds = Bounds {
     f32: 0.0,
     bf16: 0.0,
 };
-/// Sums in f32 in another order; in bf16 the result is rounded once, by half of 2⁻⁸ of itself.
+/// Sums in f32 in another order; in bf16 the result is rounded once, by 2⁻⁸ of itself at most.
 const ROUNDED: Bounds = Bounds {
     f32: 1e-5,
     bf16: 4e-3,
