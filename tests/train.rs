@@ -4,8 +4,9 @@ mod support;
 
 use std::{
     fs,
+    net::TcpListener,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -254,4 +255,116 @@ fn what_cannot_be_trained_on_is_named_with_its_place() {
     let told = fails(&mut desk.train("numbers.jsonl", "vocabulary"), 3);
     assert!(told.contains("100"), "{told}");
     assert!(!desk.path("vocabulary/checkpoints").exists());
+}
+
+/// Starts a rank as torchrun does, beside an agent that holds MASTER_PORT.
+fn rank(mut command: Command, rank: usize, world_size: usize, ports: [u16; 2]) -> Child {
+    let [master, own] = ports.map(|port| port.to_string());
+    command
+        .env("RANK", rank.to_string())
+        .env("LOCAL_RANK", rank.to_string())
+        .env("WORLD_SIZE", world_size.to_string())
+        .env("LOCAL_WORLD_SIZE", world_size.to_string())
+        .env("MASTER_ADDR", "127.0.0.1")
+        .env("MASTER_PORT", master)
+        .env("PACOS_RANKS_PORT", own)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command.spawn().expect("the command starts")
+}
+
+/// Every file in a folder, by its path.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push(path),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn two_processes_train_what_one_does() {
+    let desk = Desk::new();
+    let alone = succeeds(desk.train("numbers.jsonl", "alone").arg("--json"));
+    let agent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ports = [&agent, &free].map(|port| port.local_addr().unwrap().port());
+    drop(free);
+    let start = |dir: &str, crash: [Option<&str>; 2]| {
+        let ranks = [0, 1].map(|number| {
+            let mut command = desk.train("numbers.jsonl", dir);
+            command.arg("--json");
+            if let Some(point) = crash[number] {
+                command.env("PACOS_CRASH_AT", point);
+            }
+            rank(command, number, 2, ports)
+        });
+        ranks.map(|rank| rank.wait_with_output().unwrap())
+    };
+    let [first, second] = start("both", [None, None]);
+    let told = String::from_utf8(first.stdout).unwrap();
+    let said = String::from_utf8(first.stderr).unwrap();
+    assert!(first.status.success(), "{told}{said}");
+    assert!(
+        said.contains("ranks that share a step                       2"),
+        "{said}"
+    );
+    assert!(second.status.success());
+    let silence = [second.stdout, second.stderr].concat();
+    assert_eq!(String::from_utf8_lossy(&silence), "");
+    for (one, two) in losses(&alone).iter().zip(losses(&told)) {
+        assert!((one - two).abs() < 1e-5, "{one} {two}");
+    }
+    let names = |dir: &str| -> Vec<PathBuf> {
+        let folder = desk.path(dir);
+        let names = files(&folder).into_iter();
+        names
+            .map(|path| path.strip_prefix(&folder).unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names("both"), names("alone"));
+
+    // One dies: the other ends and says so, and both go on together to the same bits.
+    let [first, second] = start("killed", [Some("step:after@5"), None]);
+    assert!(!first.status.success() && !second.status.success());
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(
+        said.contains("rank 1: rank 0 is gone: its process ended"),
+        "{said}"
+    );
+    assert!(said.contains("start all ranks again"), "{said}");
+    let [first, _] = start("killed", [None, None]);
+    let resumed = String::from_utf8(first.stdout).unwrap();
+    assert_eq!(losses(&resumed), losses(&told));
+    assert_eq!(weights(&desk.path("killed")), weights(&desk.path("both")));
+    // One alone goes on from it too, here with nothing left to do.
+    let told = succeeds(desk.train("numbers.jsonl", "killed").arg("--json"));
+    assert_eq!(losses(&told), losses(&resumed));
+    drop(agent);
+}
+
+#[test]
+fn what_a_launcher_sets_by_halves_is_named() {
+    let desk = Desk::new();
+    let mut command = desk.train("numbers.jsonl", "half");
+    let told = fails(command.env("RANK", "1"), 2);
+    assert!(
+        told.contains("RANK is set, as by torchrun, and WORLD_SIZE is not"),
+        "{told}"
+    );
+    assert!(!desk.path("half").exists());
+    let mut run = pacos();
+    run.args(["run", "recipe.toml"])
+        .env("OMPI_COMM_WORLD_RANK", "1");
+    run.env("OMPI_COMM_WORLD_SIZE", "2")
+        .env("OMPI_COMM_WORLD_LOCAL_RANK", "1");
+    let told = fails(run.env("OMPI_COMM_WORLD_LOCAL_SIZE", "2"), 2);
+    let expected = "Open MPI started this as rank 1 of 2, and `pacos run` is one process";
+    assert!(told.contains(expected), "{told}");
+    assert!(told.contains("`pacos train recipe.toml`"), "{told}");
 }

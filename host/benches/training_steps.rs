@@ -199,6 +199,7 @@ fn train_steps(model: &str, workload: &Path, threads: usize, dtype: TrainDtype) 
     let room = Room::from(&device);
     let split = plan(&model.config, &workload.config, lengths, room, None).split;
     let job = TrainJob {
+        ranks: &pacos::trainer::collective::Alone,
         split,
         device: &device,
         model: &model.config,

@@ -22,6 +22,7 @@ use crate::{
     ledger::RunDir,
     models::Service,
     stages::{self, Evaluated, Finished, Options, Outcome, Unread, Watch},
+    trainer::launch::Launch,
 };
 
 /// Run a recipe, from wherever it was left.
@@ -47,6 +48,16 @@ pub(super) struct RunArgs {
 }
 
 pub(super) async fn run(args: RunArgs) -> Result<(), Failed> {
+    if let Ok(Some(launch)) = Launch::from_environment() {
+        let message = format!(
+            "{} started this as rank {} of {}, and `pacos run` is one process: it asks and pays teachers. Make the dataset with it, then train by several with `pacos train {}`",
+            launch.launcher,
+            launch.rank,
+            launch.world_size,
+            args.manifest.manifest.display()
+        );
+        return Err(Failed::Other(anyhow::anyhow!(message), 2));
+    }
     let recipe = args.manifest.load()?;
     let home = args
         .dir

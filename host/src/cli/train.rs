@@ -17,16 +17,17 @@ use crate::{
     download,
     ledger::RunDir,
     stages::{
-        Examples, TrainAlone, TrainAloneError, TrainStageError, TrainedAlone, train_alone,
-        train_of_recipe,
+        Examples, Ranks, RanksError, TrainAlone, TrainAloneError, TrainProgress, TrainStageError,
+        TrainedAlone, train_alone, train_of_recipe,
     },
-    trainer::{self, TrainConfig, TrainError, plan::size},
+    trainer::{self, HeldOutLoss, Plan, StepRecord, TrainConfig, TrainError, plan::size},
 };
 
 /// Train a student on a dataset, and nothing else: no teacher, no key, no evaluation.
 ///
 /// With a manifest, its student and its [trainer] are taken; with a dataset, --model and the
-/// published recipe's settings. Kill it at any moment and run the same command again.
+/// published recipe's settings. Kill it at any moment and run the same command again. Started as
+/// several processes by torchrun, srun or mpirun, it divides the work among them.
 #[derive(Args)]
 pub(super) struct TrainArgs {
     /// A recipe (.toml), or a dataset: JSON Lines, or a JSON array such as alpaca_data.json
@@ -75,29 +76,66 @@ pub(super) async fn train(args: TrainArgs) -> Result<(), Failed> {
         .dir
         .clone()
         .unwrap_or_else(|| Path::new("trained").join(&subject.name));
-    let locked = RunDir::open(&dir)?;
+    let ranks = apart(Ranks::join).await.map_err(TrainAloneError::from)?;
+    let rank = ranks.rank();
+    // Rank 0 alone writes there, and speaks.
+    let locked = match rank {
+        0 => Some(RunDir::open(&dir)?),
+        _ => None,
+    };
     let cancel = Arc::new(AtomicBool::new(false));
-    tokio::spawn(stop_on_interrupt(cancel.clone()));
+    tokio::spawn(stop_on_interrupt(cancel.clone(), rank == 0));
     let skip_long_prompts = args.skip_long_prompts;
-    let trained = tokio::task::spawn_blocking(move || {
+    let there = dir.clone();
+    let trained = apart(move || {
         let job = TrainAlone {
             student: &subject.student,
             config: &subject.config,
             examples: &examples,
-            dir: locked.path(),
+            dir: locked.as_ref().map_or(&there, RunDir::path),
             skip_long_prompts,
             cancel: &cancel,
         };
+        if rank > 0 {
+            return train_alone(&job, ranks, &mut |_| {}, &mut Silent);
+        }
         let mut progress = progress::Training::that_tells_the_plan();
-        train_alone(&job, &mut progress::fetching(), &mut progress)
+        train_alone(&job, ranks, &mut progress::fetching(), &mut progress)
     })
-    .await
-    .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    .await;
+    let trained = match (rank, trained.map_err(Failed::from)) {
+        (0, trained) => trained?,
+        (_, Ok(_)) => return Ok(()),
+        (rank, Err(Failed::Other(error, code))) => {
+            return Err(Failed::Other(error.context(format!("rank {rank}")), code));
+        }
+        (_, Err(failed)) => return Err(failed),
+    };
     match args.json {
         true => println!("{}", told_to_programs(&dir, &trained)),
         false => tell(&dir, &trained),
     }
     Ok(())
+}
+
+/// Runs what blocks where it may.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// What ranks other than the first tell.
+struct Silent;
+
+impl TrainProgress for Silent {
+    fn plan(&mut self, _: &Plan) {}
+
+    fn step(&mut self, _: &StepRecord, _: u64) {}
+
+    fn held_out(&mut self, _: &HeldOutLoss) {}
+
+    fn notice(&mut self, _: &str) {}
 }
 
 fn of_manifest(args: &TrainArgs) -> Result<Subject, Failed> {
@@ -235,11 +273,13 @@ fn tell(dir: &Path, trained: &TrainedAlone) {
 }
 
 /// The first interrupt has a checkpoint saved; the second ends the process.
-async fn stop_on_interrupt(cancel: Arc<AtomicBool>) {
+async fn stop_on_interrupt(cancel: Arc<AtomicBool>, aloud: bool) {
     if tokio::signal::ctrl_c().await.is_err() {
         return;
     }
-    eprintln!("stopping: a checkpoint is saved first; again to leave it");
+    if aloud {
+        eprintln!("stopping: a checkpoint is saved first; again to leave it");
+    }
     cancel.store(true, Ordering::Relaxed);
     if tokio::signal::ctrl_c().await.is_ok() {
         std::process::exit(130);
@@ -254,10 +294,13 @@ impl From<TrainAloneError> for Failed {
             | TrainAloneError::LongPrompts { .. }
             | TrainAloneError::OfARecipe(_)
             | TrainAloneError::OtherStudent { .. }
+            | TrainAloneError::Ranks(RanksError::Launch(_))
             | TrainAloneError::Train(TrainStageError::Trainer(
                 TrainError::Row { .. } | TrainError::NoRows,
             )) => 2,
             TrainAloneError::Record { .. } => 5,
+            TrainAloneError::Ranks(RanksError::Join(_) | RanksError::NoNccl(_)) => 3,
+            TrainAloneError::Ranks(RanksError::Collective(_)) => 1,
             TrainAloneError::Train(error) => train_code(error),
         };
         Failed::Other(error.into(), code)

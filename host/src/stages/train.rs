@@ -19,9 +19,10 @@ use crate::{
     ledger::{HeldOutRecord, Ledger, LedgerError, TrainingStep},
     llama::{self, ModelSource},
     trainer::{
-        self, ComputeDevice, DeviceError, HeldOutLoss, Plan, PlanError, Room, StepRecord,
-        TrainConfig, TrainError, TrainJob, TrainObserver, batches,
+        self, ComputeDevice, DeviceError, DeviceKind, HeldOutLoss, Plan, PlanError, Room,
+        StepRecord, TrainConfig, TrainError, TrainJob, TrainObserver, batches,
         checkpoint::CheckpointFolder,
+        collective::{Alone, Collective},
         config::{MicroBatchTokens, TemplateName},
         plan::{TokenLengths, plan},
         template::{Encode, ExampleText, StudentTokenizer, tokenize_all},
@@ -191,6 +192,8 @@ pub(super) fn train(
         device: &device,
         skip_long_prompts: true,
         cancel,
+        ranks: &Alone,
+        local_world_size: 1,
     };
     let mut record = LedgerRecord {
         ledger: ledger.clone(),
@@ -222,6 +225,10 @@ pub(super) struct Lesson<'a> {
     /// Whether examples whose prompt leaves nothing to learn are left out, rather than refused.
     pub(super) skip_long_prompts: bool,
     pub(super) cancel: &'a AtomicBool,
+    /// The processes that teach it together; rank 0 alone writes.
+    pub(super) ranks: &'a dyn Collective,
+    /// How many of them share this machine.
+    pub(super) local_world_size: usize,
 }
 
 /// What teaching came to, with every step.
@@ -238,8 +245,9 @@ pub(super) trait Record {
 
 /// The settings of a run, with the split that it began with where it has begun.
 fn as_begun(dir: &Path, config: &TrainConfig) -> Result<TrainConfig, TrainStageError> {
-    let folder = CheckpointFolder::open(dir).map_err(TrainError::Checkpoint)?;
-    let state = folder.newest_state().map_err(TrainError::Checkpoint)?;
+    let state = CheckpointFolder::at(dir)
+        .newest_state()
+        .map_err(TrainError::Checkpoint)?;
     let mut config = config.clone();
     if let Some(state) = state {
         let path = state.numeric_path;
@@ -263,6 +271,8 @@ pub(super) fn teach<'a>(
         config,
         dir,
         cancel,
+        ranks,
+        local_world_size,
         ..
     } = *lesson;
     let model_error = |error: &dyn std::fmt::Display| TrainStageError::Model(error.to_string());
@@ -292,15 +302,16 @@ pub(super) fn teach<'a>(
     let (rows, held_out) = (pick(&learnt), pick(&held));
     let config = &as_begun(dir, config)?;
     let lengths = TokenLengths::Rows(&rows);
-    let planned = plan(
-        &student.config,
-        config,
-        lengths,
-        Room::from(lesson.device),
-        None,
-    );
+    let mut room = Room::from(lesson.device);
+    room.ranks = ranks.world_size();
+    if room.kind == DeviceKind::Cpu {
+        // Its memory is the machine's, of which every rank here takes its share.
+        let share = |bytes| bytes / local_world_size as u64;
+        room.available_bytes = room.available_bytes.map(share);
+    }
+    let planned = plan(&student.config, config, lengths, room, None);
     progress.plan(&planned);
-    if let Some(available) = lesson.device.available_bytes {
+    if let Some(available) = room.available_bytes {
         planned.fits(available)?;
     }
     let chat_template = encoder
@@ -323,7 +334,8 @@ pub(super) fn teach<'a>(
         cancel,
         device: lesson.device,
         split: planned.split,
-        threads: 0,
+        threads: threads(local_world_size),
+        ranks,
     };
     let outcome = trainer::train(&job, student.weights, &mut observer);
     if let Some(error) = observer.failed {
@@ -331,6 +343,21 @@ pub(super) fn teach<'a>(
     }
     let outcome = outcome?;
     let folder = dir.join("model");
+    let held_out = match (outcome.held_out.first(), outcome.held_out.last()) {
+        (Some(before), Some(after)) if before.step < after.step => Some((before.loss, after.loss)),
+        _ => None,
+    };
+    let trained = Trained {
+        folder: folder.clone(),
+        steps: outcome.history.len() as u64,
+        held_out,
+    };
+    if ranks.rank() > 0 {
+        return Ok(Taught {
+            trained,
+            history: outcome.history,
+        });
+    }
     let save = |message: String| TrainStageError::Save {
         path: folder.clone(),
         message,
@@ -363,19 +390,19 @@ pub(super) fn teach<'a>(
         .map_err(|e| save(e.to_string()))?
         .save_hf(&folder, &shape, DType::F32)
         .map_err(|e| save(e.to_string()))?;
-    let held_out = match (outcome.held_out.first(), outcome.held_out.last()) {
-        (Some(before), Some(after)) if before.step < after.step => Some((before.loss, after.loss)),
-        _ => None,
-    };
-    let trained = Trained {
-        folder,
-        steps: outcome.history.len() as u64,
-        held_out,
-    };
     Ok(Taught {
         trained,
         history: outcome.history,
     })
+}
+
+/// Threads of one of so many ranks on this machine; 0 is as many as there are cores.
+fn threads(local_world_size: usize) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    match local_world_size {
+        1 => 0,
+        ranks => (cores() / ranks).max(1),
+    }
 }
 
 /// Writes steps into the ledger.

@@ -11,14 +11,17 @@ use serde::{Deserialize, Serialize};
 use super::{
     examples::{Examples, ExamplesError},
     models::FetchProgress,
+    ranks::{Ranks, RanksError},
     train::{self, Lesson, Record, Taught, TrainProgress, TrainStageError, Trained},
 };
 use crate::{
     ledger::LedgerError,
-    llama::durable,
+    llama::{self, durable},
     manifest::{Provider, Recipe},
     trainer::{
-        ComputeDevice, HeldOutLoss, StepRecord, TrainConfig, TrainError, config::ConfigProblem,
+        ComputeDevice, HeldOutLoss, StepRecord, TrainConfig, TrainError,
+        collective::{Collective, CollectiveError},
+        config::ConfigProblem,
     },
 };
 
@@ -101,9 +104,18 @@ pub enum TrainAloneError {
         /// Why.
         message: String,
     },
+    /// The processes that were to train together.
+    #[error(transparent)]
+    Ranks(#[from] RanksError),
     /// Training itself.
     #[error(transparent)]
     Train(#[from] TrainStageError),
+}
+
+impl From<CollectiveError> for TrainAloneError {
+    fn from(error: CollectiveError) -> Self {
+        RanksError::from(error).into()
+    }
 }
 
 /// `training.json`.
@@ -148,19 +160,52 @@ fn settings(problems: Vec<ConfigProblem>) -> TrainAloneError {
 
 /// Trains a student on a dataset, from wherever it was left in the directory. Blocks.
 ///
+/// Where several `ranks` train, each makes the same call on the same files. Rank 0 alone writes into the
+/// directory; the others read there what they go on from.
+///
 /// # Errors
 /// See [`TrainAloneError`]; checkpoints stay, and the same call goes on from the newest.
 pub fn train_alone(
     job: &TrainAlone<'_>,
+    ranks: Ranks,
+    fetching: FetchProgress<'_>,
+    progress: &mut dyn TrainProgress,
+) -> Result<TrainedAlone, TrainAloneError> {
+    let local = (ranks.local_rank(), ranks.local_world_size());
+    // Before the weights are in memory: they are part of the plan.
+    let device =
+        ComputeDevice::find(job.config.device, ranks.card()).map_err(TrainStageError::from)?;
+    let ranks = ranks.on(&device)?;
+    let trained = train_here(job, &device, &*ranks, local, fetching, progress);
+    let cancelled = |error: &TrainAloneError| {
+        let error = match error {
+            TrainAloneError::Train(TrainStageError::Trainer(error)) => error,
+            _ => return false,
+        };
+        matches!(error, TrainError::Cancelled { .. })
+    };
+    if let Err(error) = &trained
+        && !cancelled(error)
+    {
+        ranks.stop(&error.to_string());
+    }
+    trained
+}
+
+/// What one rank does; `local` is its number on its machine, and how many there are.
+fn train_here(
+    job: &TrainAlone<'_>,
+    device: &ComputeDevice,
+    ranks: &dyn Collective,
+    local: (usize, usize),
     fetching: FetchProgress<'_>,
     progress: &mut dyn TrainProgress,
 ) -> Result<TrainedAlone, TrainAloneError> {
     if job.dir.join("ledger.sqlite").exists() {
         return Err(TrainAloneError::OfARecipe(job.dir.to_owned()));
     }
-    // Before the weights are in memory: they are part of the plan.
-    let device = ComputeDevice::find(job.config.device, 0).map_err(TrainStageError::from)?;
-    let model = train::open(job.student, fetching)?;
+    let first = ranks.rank() == 0;
+    let model = open_in_turn(job.student, ranks, local.0, fetching)?;
     let mut training = Training {
         student: Student {
             source: job.student.to_owned(),
@@ -173,15 +218,20 @@ pub fn train_alone(
         held_out_loss: None,
     };
     let path = job.dir.join(RECORD);
-    compare_student(job.dir, &path, &training.student)?;
-    write(&path, &training)?;
+    if first {
+        compare_student(job.dir, &path, &training.student)?;
+        write(&path, &training)?;
+    }
+    compare_with_first(ranks, &training.student)?;
     let lesson = Lesson {
         source: job.student,
         config: job.config,
         dir: job.dir,
-        device: &device,
+        device,
         skip_long_prompts: job.skip_long_prompts,
         cancel: job.cancel,
+        ranks,
+        local_world_size: local.1,
     };
     let tasks = job.examples.tasks.iter();
     let taught = train::teach(model, tasks, &lesson, &mut Unrecorded, progress);
@@ -198,8 +248,42 @@ pub fn train_alone(
     })?;
     training.steps.clone_from(&history);
     training.held_out_loss = trained.held_out;
-    write(&path, &training)?;
+    if first {
+        write(&path, &training)?;
+    }
     Ok(TrainedAlone { trained, history })
+}
+
+/// Opens the student, first on one rank of each machine: what has to be fetched is fetched once.
+fn open_in_turn(
+    source: &str,
+    ranks: &dyn Collective,
+    local_rank: usize,
+    fetching: FetchProgress<'_>,
+) -> Result<llama::Model, TrainAloneError> {
+    if local_rank == 0 {
+        let model = train::open(source, fetching)?;
+        ranks.barrier()?;
+        return Ok(model);
+    }
+    ranks.barrier()?;
+    Ok(train::open(source, fetching)?)
+}
+
+/// All ranks begin with the same weights.
+fn compare_with_first(ranks: &dyn Collective, now: &Student) -> Result<(), TrainAloneError> {
+    let first = ranks.broadcast_bytes(now.sha256.as_bytes())?;
+    if first == now.sha256.as_bytes() {
+        return Ok(());
+    }
+    let what = format!(
+        "the student {} has sha256 {} here and {} there",
+        now.source,
+        now.sha256,
+        String::from_utf8_lossy(&first)
+    );
+    let rank = ranks.rank();
+    Err(CollectiveError::Disagreement { rank, what }.into())
 }
 
 /// A resumed run takes its weights from a checkpoint, so it must have begun with the same ones.

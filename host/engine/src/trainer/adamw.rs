@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::config::TrainConfig;
 use super::operations::{AdamWNumbers, AdamWTensors, Operations, RandomBits};
-use super::parameters::{NumberFormat, ParameterSet};
+use super::parameters::{Layout, NumberFormat, ParameterSet};
 
 /// Constants of the update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,14 +39,16 @@ pub struct AdamW {
     pub constants: AdamWConstants,
     /// Updates made so far.
     pub updates: u64,
-    /// Moving average of the gradient.
+    /// Which parameters are updated; of the others there are no moments.
+    pub own: Range<usize>,
+    /// Moving average of their gradient.
     pub m: ParameterSet,
-    /// Moving average of the squared gradient.
+    /// Moving average of their squared gradient.
     pub v: ParameterSet,
 }
 
 impl AdamW {
-    /// Zero moments for `parameters`, kept in a format.
+    /// Zero moments for all of `parameters`, kept in a format.
     ///
     /// # Errors
     /// candle's, if the device has not so much memory.
@@ -55,15 +57,31 @@ impl AdamW {
         parameters: &ParameterSet,
         moments: NumberFormat,
     ) -> Result<Self> {
+        Self::of_part(constants, parameters, moments, 0..parameters.count())
+    }
+
+    /// Zero moments for the part `own` of `parameters`, which alone is updated.
+    ///
+    /// # Errors
+    /// candle's, if the device has not so much memory.
+    pub fn of_part(
+        constants: AdamWConstants,
+        parameters: &ParameterSet,
+        moments: NumberFormat,
+        own: Range<usize>,
+    ) -> Result<Self> {
+        let layout = parameters.layout().of_part(&own);
+        let zeros = || ParameterSet::zeros(&layout, moments, parameters.data().device());
         Ok(Self {
             constants,
             updates: 0,
-            m: parameters.zeros_in(moments)?,
-            v: parameters.zeros_in(moments)?,
+            own,
+            m: zeros()?,
+            v: zeros()?,
         })
     }
 
-    /// One update of all parameters with the gradients times `gradient_factor`, one number on their
+    /// One update of the own parameters with the gradients times `gradient_factor`, one number on their
     /// device (see [`Operations::clip_factor`]). Where that is not finite, nothing changes.
     ///
     /// Matrices decay, normalisation weights do not, as transformers' Trainer groups parameters.
@@ -96,15 +114,22 @@ impl AdamW {
             },
         };
         let decay = (1.0 - learning_rate * c.weight_decay) as f32;
-        for (range, decays) in self.stretches() {
+        let own = &self.own;
+        for (range, decays) in self.stretches(parameters.layout()) {
+            let range = range.start.max(own.start)..range.end.min(own.end);
+            if range.is_empty() {
+                continue;
+            }
             let stretch = |set: &ParameterSet| set.view(range.clone(), &[range.len()]);
+            let kept = range.start - own.start..range.end - own.start;
+            let moment = |set: &ParameterSet| set.view(kept.clone(), &[kept.len()]);
             let rest = parameters.rest(range.clone())?;
             let state = AdamWTensors {
                 weights: &stretch(parameters)?,
                 rest: rest.as_ref(),
                 gradients: &stretch(gradients)?,
-                m: &stretch(&self.m)?,
-                v: &stretch(&self.v)?,
+                m: &moment(&self.m)?,
+                v: &moment(&self.v)?,
                 gradient_factor,
             };
             let numbers = AdamWNumbers {
@@ -121,9 +146,9 @@ impl AdamW {
     }
 
     /// Neighbouring parameters that are updated alike, and whether they decay.
-    fn stretches(&self) -> Vec<(Range<usize>, bool)> {
+    fn stretches(&self, layout: &Layout) -> Vec<(Range<usize>, bool)> {
         let mut stretches: Vec<(Range<usize>, bool)> = Vec::new();
-        for spec in self.m.specs() {
+        for spec in layout.specs() {
             let decays = self.constants.weight_decay != 0.0 && spec.shape.len() >= 2;
             match stretches.last_mut() {
                 Some((range, same)) if *same == decays => range.end = spec.range.end,
@@ -154,8 +179,7 @@ mod tests {
     use super::*;
     use crate::trainer::config::TrainDtype;
     use crate::trainer::operations::{ComposedOperations, CpuOperations};
-    use crate::trainer::parameters::Layout;
-    use crate::trainer::testing::tiny_config;
+    use crate::trainer::testing::{tiny_config, tiny_parameters, values};
 
     /// Three updates of one weight by hand-sized gradients; expected values from
     /// `torch.optim.AdamW([tensor(0.5)], lr=0.1, weight_decay=0.1)` with gradients 1, -2, 0.5.
@@ -208,6 +232,44 @@ mod tests {
         (-2.0, 0.427_660_35, 0.436_610_34),
         (0.5, 0.437_052_8, 0.450_279_4),
     ];
+
+    #[test]
+    fn parts_updated_apart_give_the_whole() {
+        let model = tiny_config(false);
+        let operations = CpuOperations::new(TrainDtype::F32);
+        let constants = AdamWConstants::from(&TrainConfig {
+            weight_decay: 0.1,
+            ..TrainConfig::default()
+        });
+        let factor = Tensor::ones(1, DType::F32, &Device::Cpu).unwrap();
+        let updated = |parts: &[Range<usize>]| {
+            let mut weights = tiny_parameters(&model, 3);
+            let gradients = [tiny_parameters(&model, 4), tiny_parameters(&model, 5)];
+            for own in parts {
+                let format = NumberFormat::F32;
+                let mut adamw = AdamW::of_part(constants, &weights, format, own.clone()).unwrap();
+                assert_eq!(adamw.m.count(), own.len());
+                for gradients in &gradients {
+                    adamw
+                        .update(&operations, &mut weights, gradients, 0.1, &factor)
+                        .unwrap();
+                }
+            }
+            values(&weights)
+        };
+        let count = Layout::of_model(&model).count();
+        let whole = updated(&[0..count]);
+        // Borders within matrices and within norms, and a part without anything.
+        let norm = tiny_parameters(&model, 3)
+            .range("model.layers.0.input_layernorm.weight")
+            .unwrap();
+        let border = norm.start + 5;
+        assert_eq!(
+            updated(&[0..7, 7..border, border..count, count..count]),
+            whole
+        );
+        assert_ne!(updated(&[0..7]), whole);
+    }
 
     #[test]
     fn clipping_follows_pytorch() {

@@ -124,6 +124,39 @@ fn below(random: &mut ChaCha8Rng, limit: u64) -> u64 {
     }
 }
 
+/// Divides the rows of a step among ranks, so that each has about as many tokens to compute.
+///
+/// Longest first, each to the rank with the fewest so far (Graham, 1969), the lowest of equals; each rank
+/// has its rows in the order of `members`. Tokens of a shared prefix count for nothing, for a
+/// micro-batch computes them once. With fewer rows than ranks some have none.
+pub fn shares(
+    rows: &[Row],
+    members: &[usize],
+    prefixes: &SharedPrefixes,
+    ranks: usize,
+) -> Vec<Vec<usize>> {
+    let tokens = |at: usize| {
+        let row = &rows[members[at]];
+        row.input_tokens() - prefixes.of_row(row).map_or(0, <[u32]>::len)
+    };
+    let mut longest_first: Vec<usize> = (0..members.len()).collect();
+    longest_first.sort_by_key(|&at| std::cmp::Reverse(tokens(at)));
+    let mut loads = vec![0; ranks];
+    let mut places: Vec<Vec<usize>> = vec![Vec::new(); ranks];
+    for at in longest_first {
+        let least = (0..ranks)
+            .min_by_key(|&rank| loads[rank])
+            .expect("there is at least one rank");
+        loads[least] += tokens(at);
+        places[least].push(at);
+    }
+    for places in &mut places {
+        places.sort_unstable();
+    }
+    let share = |places: Vec<usize>| places.into_iter().map(|at| members[at]).collect();
+    places.into_iter().map(share).collect()
+}
+
 /// Lays the rows `members` end to end in micro-batches of at most `capacity` tokens.
 ///
 /// Longest first, each into the first micro-batch with room (first-fit decreasing), one that has the
@@ -326,6 +359,40 @@ mod tests {
             assert_eq!(labels, rows.iter().map(Row::label_tokens).sum::<usize>());
             assert_eq!(pack(&rows, &members, 32, &prefixes), batches);
         }
+    }
+
+    #[test]
+    fn ranks_share_a_step_evenly() {
+        let rows = alike_rows(64, 9);
+        let members: Vec<usize> = (0..64).rev().collect();
+        for prefixes in [SharedPrefixes::none(), SharedPrefixes::of(&rows)] {
+            assert_eq!(shares(&rows, &members, &prefixes, 1), [members.clone()]);
+            for ranks in [2, 3, 8] {
+                let shares = shares(&rows, &members, &prefixes, ranks);
+                let all: BTreeSet<usize> = shares.iter().flatten().copied().collect();
+                assert_eq!((all.len(), shares.iter().flatten().count()), (64, 64));
+                let tokens = |share: &Vec<usize>| -> usize {
+                    let own = |row: &Row| {
+                        row.input_tokens() - prefixes.of_row(row).map_or(0, <[u32]>::len)
+                    };
+                    share.iter().map(|&row| own(&rows[row])).sum()
+                };
+                let loads: Vec<usize> = shares.iter().map(tokens).collect();
+                let (least, most) = (loads.iter().min(), loads.iter().max());
+                // A share exceeds another by one row at most; the longest has 32 tokens.
+                assert!(most.unwrap() - least.unwrap() <= 32, "{loads:?}");
+                assert!(*most.unwrap() < 2 * least.unwrap(), "{loads:?}");
+                for share in &shares {
+                    assert!(
+                        share.is_sorted_by(|a, b| a > b),
+                        "as in the step: {share:?}"
+                    );
+                }
+            }
+        }
+        let few = shares(&rows, &members[..2], &SharedPrefixes::none(), 3);
+        assert_eq!(few.iter().map(Vec::len).sum::<usize>(), 2);
+        assert!(few.iter().any(Vec::is_empty));
     }
 
     #[test]

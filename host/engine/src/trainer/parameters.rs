@@ -102,6 +102,15 @@ impl Layout {
         }
     }
 
+    /// That of some neighbouring values by themselves: this one again for all of them, or else one tensor
+    /// that has no name in the model.
+    pub fn of_part(&self, range: &Range<usize>) -> Self {
+        if *range == (0..self.count()) {
+            return self.clone();
+        }
+        Self::of_shapes([(format!("{}..{}", range.start, range.end), vec![range.len()])])
+    }
+
     /// All tensors.
     pub fn specs(&self) -> &[ParameterSpec] {
         &self.table.specs

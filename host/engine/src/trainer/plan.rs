@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::batches::{Batches, pack, steps_per_epoch, total_steps};
+use super::batches::{Batches, pack, shares, steps_per_epoch, total_steps};
 use super::checkpoint::checkpoint_bytes;
-use super::config::{MicroBatchTokens, TrainConfig};
+use super::collective::part;
+use super::config::{MicroBatchTokens, TrainConfig, TrainDtype};
 use super::device::{ComputeDevice, DeviceKind};
 use super::engine::{self, Capacity, Recompute};
 use super::formats::Formats;
@@ -37,6 +38,8 @@ pub struct Room {
     pub kind: DeviceKind,
     /// Memory that can be had on it, where that is known.
     pub available_bytes: Option<u64>,
+    /// How many such places share the steps and AdamW's moments: see [`super::collective`].
+    pub ranks: usize,
 }
 
 impl Room {
@@ -46,6 +49,7 @@ impl Room {
         Self {
             kind: DeviceKind::Cuda,
             available_bytes: Some((gigabytes << 30).saturating_sub(DRIVER_ON_A_CARD)),
+            ranks: 1,
         }
     }
 }
@@ -59,6 +63,7 @@ impl From<&ComputeDevice> for Room {
         Self {
             kind: device.kind,
             available_bytes: device.available_bytes,
+            ranks: 1,
         }
     }
 }
@@ -102,6 +107,8 @@ pub struct Plan {
     pub warmup_steps: u64,
     /// Examples in one step.
     pub batch_size: usize,
+    /// Ranks that share a step.
+    pub ranks: usize,
     /// How a step is split, and what is computed again.
     pub split: Split,
     /// Tokens trained on in all, prompts included, after truncation.
@@ -126,7 +133,7 @@ pub struct Plan {
 }
 
 /// How a step goes through the model: decided at the start of a run, and kept on resume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Split {
     /// Most tokens of a micro-batch.
     pub micro_batch_tokens: usize,
@@ -149,7 +156,12 @@ impl Split {
             MicroBatchTokens::Tokens(tokens) => vec![tokens],
             MicroBatchTokens::Auto => {
                 let least = config.max_seq_len;
-                let most = least.max(config.batch_size.saturating_mul(longest_row));
+                let most = least.max(
+                    config
+                        .batch_size
+                        .div_ceil(room.ranks)
+                        .saturating_mul(longest_row),
+                );
                 let above = micro_batches(room.kind)
                     .iter()
                     .map(|tokens| *tokens.min(&most));
@@ -163,9 +175,11 @@ impl Split {
             Some(recompute) => vec![recompute],
             None => Recompute::ALL.to_vec(),
         };
+        let exact = config.dtype.on(room.kind) == TrainDtype::F32;
         let moments = match (room.kind, config.moments_dtype.given()) {
             (DeviceKind::Cpu, _) => vec![NumberFormat::F32],
             (DeviceKind::Cuda, Some(format)) => vec![format],
+            (DeviceKind::Cuda, None) if exact => vec![NumberFormat::F32],
             (DeviceKind::Cuda, None) => vec![NumberFormat::F32, NumberFormat::Bf16],
         };
         let mut splits = Vec::new();
@@ -184,7 +198,7 @@ impl Split {
             let small = room.kind == DeviceKind::Cuda && split.micro_batch_tokens < SMALL_ON_A_CARD;
             (split.recompute == Recompute::Layers, small)
         });
-        let bytes = |split: &Self| sum(&memory_of(model, config, room.kind, *split));
+        let bytes = |split: &Self| sum(&memory_of(model, config, room, *split));
         let limit = room.available_bytes;
         let limit = limit.map_or(f64::INFINITY, |bytes| share(room.kind) * bytes as f64);
         splits
@@ -282,7 +296,7 @@ pub fn plan(
     let longest = rows.map(|rows| rows.iter().map(Row::input_tokens).max().unwrap_or(0));
     let longest = longest.unwrap_or(config.max_seq_len);
     let split = Split::choose(model, config, longest, room);
-    let memory = memory_of(model, config, room.kind, split);
+    let memory = memory_of(model, config, room, split);
     let parameters = model.parameter_count();
     let trained = config
         .lora
@@ -296,13 +310,15 @@ pub fn plan(
         total_steps: total,
         warmup_steps: warmup_steps(config.warmup_ratio, total),
         batch_size: config.batch_size,
+        ranks: room.ranks,
         split,
         tokens,
         tokens_estimated: rows.is_none(),
-        computed_tokens: rows
-            .map(|rows| (tokens as f64 * computed_share(config, split, rows)).round() as u64),
+        computed_tokens: rows.map(|rows| {
+            (tokens as f64 * computed_share(config, split, room.ranks, rows)).round() as u64
+        }),
         device: room.kind,
-        state_bytes: sum(&state_of(model, config, room.kind, split)),
+        state_bytes: sum(&state_of(model, config, room, split)),
         memory_bytes: sum(&memory),
         memory,
         checkpoint_bytes: checkpoint_bytes(trained) * (config.keep_checkpoints as u64 + 1),
@@ -316,14 +332,17 @@ pub fn plan(
 fn state_of(
     model: &LlamaConfig,
     config: &TrainConfig,
-    kind: DeviceKind,
+    room: Room,
     split: Split,
 ) -> Vec<MemoryItem> {
+    let kind = room.kind;
     let item = MemoryItem::new;
     let formats = Formats::of(kind, config.dtype.on(kind), split.moments);
     let parameters = model.parameter_count() as u64;
     let lora = config.lora.as_ref();
     let trained = lora.map_or(parameters, |lora| lora.parameter_count(model) as u64);
+    // The largest part, which is that of rank 0.
+    let own = part(trained as usize, room.ranks, 0).len() as u64;
     let mut memory = match lora {
         None => vec![item("weights", formats.trained.bytes() * parameters)],
         Some(_) => vec![
@@ -333,8 +352,8 @@ fn state_of(
     };
     memory.extend([
         item("gradients", formats.gradients.bytes() * trained),
-        item("AdamW first moment", formats.moments.bytes() * trained),
-        item("AdamW second moment", formats.moments.bytes() * trained),
+        item("AdamW first moment", formats.moments.bytes() * own),
+        item("AdamW second moment", formats.moments.bytes() * own),
     ]);
     memory
 }
@@ -343,10 +362,11 @@ fn state_of(
 fn memory_of(
     model: &LlamaConfig,
     config: &TrainConfig,
-    kind: DeviceKind,
+    room: Room,
     split: Split,
 ) -> Vec<MemoryItem> {
-    let mut memory = state_of(model, config, kind, split);
+    let kind = room.kind;
+    let mut memory = state_of(model, config, room, split);
     let formats = Formats::of(kind, config.dtype.on(kind), split.moments);
     let capacity = Capacity {
         tokens: split.micro_batch_tokens,
@@ -368,7 +388,7 @@ fn memory_of(
 }
 
 /// The share of all tokens that goes through the model, seen over one epoch at most.
-fn computed_share(config: &TrainConfig, split: Split, rows: &[Row]) -> f64 {
+fn computed_share(config: &TrainConfig, split: Split, ranks: usize, rows: &[Row]) -> f64 {
     let longest = rows.iter().map(Row::input_tokens).max().unwrap_or(0);
     if rows.is_empty() || longest > split.micro_batch_tokens {
         return 1.0;
@@ -383,8 +403,10 @@ fn computed_share(config: &TrainConfig, split: Split, rows: &[Row]) -> f64 {
         let members = batches.step(step);
         let tokens = members.iter().map(|&row| rows[row].input_ids.len());
         all += tokens.sum::<usize>();
-        let packed = pack(rows, &members, split.micro_batch_tokens, &prefixes);
-        computed += packed.iter().map(|b| b.input_ids.len()).sum::<usize>();
+        for share in shares(rows, &members, &prefixes, ranks) {
+            let packed = pack(rows, &share, split.micro_batch_tokens, &prefixes);
+            computed += packed.iter().map(|b| b.input_ids.len()).sum::<usize>();
+        }
     }
     computed as f64 / all.max(1) as f64
 }
@@ -418,6 +440,9 @@ impl fmt::Display for Plan {
         let mut line = |name: &str, value: String| writeln!(f, "  {name:<32} {value:>14}");
         line("examples", grouped(self.examples as u64))?;
         line("examples in a step", grouped(self.batch_size as u64))?;
+        if self.ranks > 1 {
+            line("ranks that share a step", grouped(self.ranks as u64))?;
+        }
         line("steps in an epoch", grouped(self.steps_per_epoch))?;
         line("steps", grouped(self.total_steps))?;
         line("steps of warm-up", grouped(self.warmup_steps))?;
@@ -623,6 +648,7 @@ mod tests {
         Room {
             kind,
             available_bytes: gigabytes.map(|gigabytes| gigabytes * 1_000_000_000),
+            ranks: 1,
         }
     }
 
@@ -734,6 +760,46 @@ mod tests {
         assert!(
             error.ends_with("parameters. Choose a smaller student, or a machine with more memory")
         );
+    }
+
+    #[test]
+    fn ranks_share_the_moments_and_nothing_else() {
+        let model = llama_7b();
+        let config = TrainConfig::default();
+        let lengths = TokenLengths::Estimated {
+            examples: 52_002,
+            mean_tokens: 128.0,
+        };
+        let with = |ranks| {
+            let room = Room {
+                ranks,
+                ..room(DeviceKind::Cuda, Some(80))
+            };
+            plan(&model, &config, lengths, room, None)
+        };
+        let (one, eight) = (with(1), with(8));
+        let bytes = |plan: &Plan, purpose: &str| {
+            let items = plan
+                .memory
+                .iter()
+                .filter(|item| item.purpose.contains(purpose));
+            items.map(|item| item.bytes).sum::<u64>()
+        };
+        for shared in ["weights", "gradients"] {
+            assert_eq!(bytes(&eight, shared), bytes(&one, shared));
+        }
+        // 4 bytes a number: one card has to round them to 2.
+        assert_eq!(eight.split.moments, NumberFormat::F32);
+        assert_eq!(bytes(&eight, "moment"), 2 * 4 * 6_738_415_616 / 8);
+        assert_eq!(one.split.moments, NumberFormat::Bf16);
+        assert_eq!(bytes(&one, "moment"), 2 * 2 * 6_738_415_616);
+        assert_eq!(one.checkpoint_bytes, eight.checkpoint_bytes);
+        let told = eight.to_string();
+        assert!(
+            told.contains("ranks that share a step                       8"),
+            "{told}"
+        );
+        assert!(!one.to_string().contains("ranks"));
     }
 
     const TABLE: &str = "

@@ -1,16 +1,18 @@
 //! The training loop: steps, measurements, checkpoints, resume.
 
 mod admission;
+mod agreement;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::adamw::{AdamW, AdamWConstants};
-use super::batches::{Batches, pack};
+use super::batches::{Batches, pack, shares};
 use super::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFolder, CheckpointState, NumericPath,
 };
+use super::collective::{Collective, CollectiveError, part};
 use super::config::{ConfigProblem, TrainConfig};
 use super::device::ComputeDevice;
 use super::engine::{Capacity, Engine};
@@ -19,7 +21,7 @@ use super::lora::Adapters;
 use super::operations;
 use super::parameters::{Layout, ParameterSet};
 use super::plan::Split;
-use super::progress::{HeldOutLoss, StepRecord, TrainObserver};
+use super::progress::{HeldOutLoss, StepRecord, TrainObserver, Unobserved};
 use super::schedule::Schedule;
 use super::student::Student;
 use super::template::Row;
@@ -48,6 +50,10 @@ pub struct TrainJob<'a> {
     pub split: Split,
     /// Threads of a fresh run; 0 takes all cores. A resumed run keeps those that it began with.
     pub threads: usize,
+    /// The processes that train together, as this one sees them: each makes the same call, with the same
+    /// job and weights but for `device`, `threads` and `cancel`. Rank 0 alone writes, and tells the
+    /// observer; what the others need of `dir` they read there.
+    pub ranks: &'a dyn Collective,
 }
 
 /// A finished run.
@@ -132,6 +138,9 @@ pub enum TrainError {
     /// A checkpoint could not be written or read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The ranks could not go on together.
+    #[error(transparent)]
+    Ranks(#[from] CollectiveError),
     /// The operating system gave no threads.
     #[error("cannot start the trainer's threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -144,14 +153,45 @@ pub enum TrainError {
 /// the same is the caller's promise.
 ///
 /// A finished run returns its result again without training.
+///
+/// Where several ranks train, each step's examples are divided among them, and what they end with is
+/// the same model on all. An error of one ends the others.
 pub fn train(
     job: &TrainJob<'_>,
     weights: Weights,
     observer: &mut dyn TrainObserver,
 ) -> Result<TrainOutcome, TrainError> {
-    check(job)?;
-    let folder = CheckpointFolder::open(job.dir)?;
+    let outcome = match job.ranks.rank() {
+        0 => train_here(job, weights, observer),
+        _ => train_here(job, weights, &mut Unobserved),
+    };
+    match &outcome {
+        // All stop together.
+        Ok(_) | Err(TrainError::Cancelled { .. }) => {}
+        Err(error) => job.ranks.stop(&error.to_string()),
+    }
+    outcome
+}
+
+/// What one rank does.
+fn train_here(
+    job: &TrainJob<'_>,
+    weights: Weights,
+    observer: &mut dyn TrainObserver,
+) -> Result<TrainOutcome, TrainError> {
+    let ranks = job.ranks;
     let identity = identity(job);
+    let job = &TrainJob {
+        split: agreement::on_the_job(ranks, &identity, job.split)?,
+        ..*job
+    };
+    check(job)?;
+    let folder = match ranks.rank() {
+        0 => CheckpointFolder::open(job.dir)?,
+        _ => CheckpointFolder::at(job.dir),
+    };
+    // None looks before what an interrupted run left behind is swept away.
+    ranks.barrier()?;
     let constants = AdamWConstants::from(job.config);
     let mut batches = Batches::new(job.config, job.rows.len());
     let total_steps = batches.total_steps();
@@ -173,11 +213,13 @@ pub fn train(
         Some(lora) => Layout::of_shapes(lora.shapes(job.model)),
         None => Layout::of_model(job.model),
     };
-    let (checkpoint, notices) = folder.load_newest(&layout, formats, device, constants)?;
+    let own = part(layout.count(), ranks.world_size(), ranks.rank());
+    let (checkpoint, notices) = folder.load_newest(&layout, formats, device, constants, &own)?;
     for notice in &notices {
         observer.on_notice(notice);
     }
     let fresh = checkpoint.is_none();
+    agreement::on_the_checkpoint(ranks, checkpoint.as_ref().map(|found| found.state.step))?;
     let base = || {
         let format = match job.config.lora {
             Some(_) => formats.frozen,
@@ -224,26 +266,26 @@ pub fn train(
                 history: Vec::new(),
                 held_out: Vec::new(),
             };
-            let adamw = AdamW::new(constants, student.trained(), formats.moments)?;
+            let adamw = AdamW::of_part(constants, student.trained(), formats.moments, own)?;
             (state, student, adamw)
         }
     };
     if !fresh {
+        let then = &state.numeric_path;
+        let here = numeric_path(job, &*operations, moments);
+        let as_many = then.world_size == here.world_size;
         let now = NumericPath {
-            threads: state.numeric_path.threads,
+            // Threads change no digit; other ranks leave room for others.
+            threads: if as_many { then.threads } else { here.threads },
             micro_batch_tokens: state.numeric_path.micro_batch_tokens,
             recompute: state.numeric_path.recompute,
             shared_prefixes: state.numeric_path.shared_prefixes.clone(),
-            ..numeric_path(job, &*operations, moments)
+            ..here
         };
-        if now != state.numeric_path {
-            observer.on_notice(&format!(
-                "the checkpoint was computed as {:?}, this machine goes on as {now:?}: \
-                 the last digits will not be those of an uninterrupted run",
-                state.numeric_path
-            ));
-            state.numeric_path = now;
+        if let Some(notice) = agreement::changed(&state.numeric_path, &now) {
+            observer.on_notice(&notice);
         }
+        state.numeric_path = now;
     }
     if let Some(caution) = operations.caution() {
         observer.on_notice(caution);
@@ -345,27 +387,26 @@ impl Sitting<'_> {
         let number = state.step + 1;
         let rows = self.job.rows;
         let path = &state.numeric_path;
-        let micro_batches = pack(
-            rows,
-            members,
-            path.micro_batch_tokens,
-            &path.shared_prefixes,
-        );
+        let ranks = self.job.ranks;
+        let prefixes = &path.shared_prefixes;
+        let share = shares(rows, members, prefixes, ranks.world_size()).swap_remove(ranks.rank());
+        let micro_batches = pack(rows, &share, path.micro_batch_tokens, prefixes);
+        // Of all ranks: what each adds up is a summand of the whole step's gradient.
         let label_tokens: usize = members.iter().map(|&row| rows[row].label_tokens()).sum();
         let scale = 1.0 / label_tokens as f32;
         let device = &self.job.device.handle;
-        let losses = Tensor::zeros(micro_batches.len(), DType::F64, device)?;
+        // A rank may have nothing to do in a small step.
+        let losses = Tensor::zeros(micro_batches.len().max(1), DType::F64, device)?;
         let squares = Tensor::zeros(1, DType::F64, device)?;
         let factor = Tensor::zeros(1, DType::F32, device)?;
         let operations = self.engine.operations();
         self.pool
             .install(|| operations.zero(update.gradients.data()))?;
+        let mut cancelled = false;
         for (done, batch) in micro_batches.iter().enumerate() {
-            if self.job.cancel.load(Ordering::Relaxed) {
-                return Err(TrainError::Cancelled {
-                    step: state.step,
-                    total_steps: state.total_steps,
-                });
+            cancelled = self.job.cancel.load(Ordering::Relaxed);
+            if cancelled {
+                break;
             }
             let loss = losses.narrow(0, done, 1)?;
             let (student, gradients) = (&*update.student, &mut *update.gradients);
@@ -375,6 +416,12 @@ impl Sitting<'_> {
             })?;
             observer.on_micro_batch(number, done + 1, micro_batches.len());
         }
+        if ranks.any(cancelled)? {
+            return Err(TrainError::Cancelled {
+                step: state.step,
+                total_steps: state.total_steps,
+            });
+        }
         let max_norm = self.job.config.max_grad_norm;
         let Update {
             student,
@@ -382,13 +429,21 @@ impl Sitting<'_> {
             adamw,
             learning_rate,
         } = update;
+        ranks.reduce_scatter(gradients.data())?;
+        let own = adamw.own.clone();
+        if !own.is_empty() {
+            let own = gradients.data().narrow(0, own.start, own.len())?;
+            self.pool
+                .install(|| operations.add_sum_of_squares(&squares, &own))?;
+        }
+        ranks.all_reduce_sum(&squares)?;
         self.pool.install(|| {
-            operations.add_sum_of_squares(&squares, gradients.data())?;
             operations.clip_factor(&factor, &squares, max_norm)?;
             let trained = student.trained_mut();
             // Changes nothing where the norm is not finite, which is found out below.
             adamw.update(operations, trained, gradients, *learning_rate, &factor)
         })?;
+        ranks.all_gather(student.trained().data())?;
         let losses: Vec<f64> = losses.to_vec1()?;
         let grad_norm = squares.to_vec1::<f64>()?[0].sqrt();
         let not_finite = |what, value, members: &[usize]| TrainError::NotFinite {
@@ -403,13 +458,15 @@ impl Sitting<'_> {
                 return Err(not_finite("loss", *loss, &batch.rows()));
             }
         }
+        let mut loss = [losses.iter().sum::<f64>()];
+        ranks.sum(&mut loss)?;
         if !grad_norm.is_finite() {
             return Err(not_finite("norm of the gradient", grad_norm, members));
         }
         Ok(StepRecord {
             step: number,
             epoch: 0.0,
-            loss: losses.iter().sum::<f64>() / label_tokens as f64,
+            loss: loss[0] / label_tokens as f64,
             learning_rate: *learning_rate,
             grad_norm,
             tokens: members
@@ -441,12 +498,10 @@ impl Sitting<'_> {
         let members: Vec<usize> = (0..rows.len()).collect();
         let mut loss = 0.0;
         let path = &state.numeric_path;
-        let batches = pack(
-            rows,
-            &members,
-            path.micro_batch_tokens,
-            &path.shared_prefixes,
-        );
+        let ranks = self.job.ranks;
+        let prefixes = &path.shared_prefixes;
+        let share = shares(rows, &members, prefixes, ranks.world_size()).swap_remove(ranks.rank());
+        let batches = pack(rows, &share, path.micro_batch_tokens, prefixes);
         for batch in batches {
             let engine = &self.engine;
             let summed = self.pool.install(|| engine.loss(student, &batch))?;
@@ -461,10 +516,12 @@ impl Sitting<'_> {
             }
             loss += summed;
         }
+        let mut loss = [loss];
+        ranks.sum(&mut loss)?;
         let label_tokens: usize = rows.iter().map(Row::label_tokens).sum();
         let record = HeldOutLoss {
             step: state.step,
-            loss: loss / label_tokens as f64,
+            loss: loss[0] / label_tokens as f64,
             label_tokens: label_tokens as u64,
             seconds: started.elapsed().as_secs_f64(),
         };
@@ -484,9 +541,18 @@ impl Sitting<'_> {
             return Ok(());
         }
         let keep = self.job.config.keep_checkpoints;
+        let ranks = self.job.ranks;
+        if let Some(rest) = parameters.rest(0..parameters.count())? {
+            ranks.all_gather(&rest)?;
+        }
+        if ranks.rank() > 0 {
+            CheckpointFolder::hand_moments(parameters, adamw, ranks)?;
+            self.saved = Some(state.step);
+            return Ok(());
+        }
         let path = self
             .folder
-            .save(state, parameters, adamw, keep, &mut |point| {
+            .save(state, parameters, adamw, ranks, keep, &mut |point| {
                 observer.on_point(point);
             })?;
         self.saved = Some(state.step);

@@ -278,5 +278,6 @@ fn cpu(bytes: u64) -> Room {
     Room {
         kind: DeviceKind::Cpu,
         available_bytes: Some(bytes),
+        ranks: 1,
     }
 }

@@ -192,6 +192,7 @@ pub(super) fn training(
             Room {
                 kind: DeviceKind::Cuda,
                 available_bytes: None,
+                ranks: 1,
             }
         }
     };

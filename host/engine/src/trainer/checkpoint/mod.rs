@@ -5,13 +5,18 @@
 //! the others. It is made under a temporary name, every file flushed to disk, then renamed, then the
 //! parent folder flushed. An older checkpoint is deleted only after that.
 //!
+//! Where several ranks train, rank 0 writes, and asks the others for their moments as it goes: the files are
+//! those of one rank, and any number of ranks goes on from them.
+//!
 //! The order of the examples needs no saved generator: it is a function of the seed and the epoch.
 
+mod gathered;
 mod tensor_file;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
@@ -22,12 +27,14 @@ use sha2::{Digest, Sha256};
 use crate::digest::hex;
 
 use super::adamw::{AdamW, AdamWConstants};
+use super::collective::{Collective, CollectiveError};
 use super::engine::Recompute;
 use super::formats::Formats;
 use super::parameters::{Layout, NumberFormat, ParameterSet};
 use super::prefixes::SharedPrefixes;
 use super::progress::{HeldOutLoss, StepRecord};
-use tensor_file::{read_tensors, write_tensors};
+use gathered::Gathered;
+use tensor_file::{BLOCK, Numbers, read_tensors, write_tensors};
 
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
@@ -98,6 +105,13 @@ pub struct NumericPath {
     /// How AdamW's moments are kept while training goes on; a checkpoint holds them in f32.
     #[serde(default)]
     pub moments: NumberFormat,
+    /// How many ranks share a step; checkpoints that do not say it were computed by one.
+    #[serde(default = "one")]
+    pub world_size: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// A checkpoint in memory.
@@ -170,12 +184,19 @@ pub struct CheckpointFolder {
 }
 
 impl CheckpointFolder {
+    /// The folder `checkpoints` in `run`, as it is, to read from.
+    pub fn at(run: &Path) -> Self {
+        Self {
+            path: run.join("checkpoints"),
+        }
+    }
+
     /// Opens the folder `checkpoints` in `run`, making it where needed, and sweeps away what an
     /// interrupted save or deletion left behind.
     pub fn open(run: &Path) -> Result<Self, CheckpointError> {
-        let path = run.join("checkpoints");
-        fs::create_dir_all(&path).map_err(|e| failed("create", &path, e))?;
-        let folder = Self { path };
+        let folder = Self::at(run);
+        let path = &folder.path;
+        fs::create_dir_all(path).map_err(|e| failed("create", path, e))?;
         for name in folder.names()? {
             if name.starts_with(UNFINISHED) {
                 let left = folder.path.join(name);
@@ -204,13 +225,18 @@ impl CheckpointFolder {
     fn names(&self) -> Result<Vec<String>, CheckpointError> {
         let read = |e| failed("read", &self.path, e);
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(read)? {
+        let entries = match fs::read_dir(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(names),
+            entries => entries.map_err(read)?,
+        };
+        for entry in entries {
             names.extend(entry.map_err(read)?.file_name().into_string());
         }
         Ok(names)
     }
 
-    /// Writes a checkpoint, then deletes all but the newest `keep`.
+    /// Writes a checkpoint, then deletes all but the newest `keep`. Rank 0 does so, while the others
+    /// [`hand`](Self::hand_moments) their moments to it.
     ///
     /// `on_point` is called at the instants "checkpoint:mid-write" (some files written),
     /// "checkpoint:before-rename" and "checkpoint:after-rename".
@@ -219,26 +245,45 @@ impl CheckpointFolder {
         state: &CheckpointState,
         parameters: &ParameterSet,
         adamw: &AdamW,
+        ranks: &dyn Collective,
         keep: usize,
         on_point: &mut dyn FnMut(&str),
     ) -> Result<PathBuf, CheckpointError> {
         let create = |path: &Path| Ok(Box::new(File::create_new(path)?) as Box<dyn Durable>);
-        self.save_with(state, parameters, adamw, keep, on_point, &create)
+        let tensors = Tensors::new(parameters, adamw, ranks);
+        self.save_with(state, tensors, keep, on_point, &create)
+    }
+
+    /// What the other ranks do while rank 0 saves.
+    ///
+    /// # Errors
+    /// If rank 0 is gone, or the device fails.
+    pub fn hand_moments(
+        parameters: &ParameterSet,
+        adamw: &AdamW,
+        ranks: &dyn Collective,
+    ) -> Result<(), CollectiveError> {
+        let Tensors { m, v, .. } = Tensors::new(parameters, adamw, ranks);
+        let count = parameters.count();
+        for moment in [m, v] {
+            for start in (0..count).step_by(BLOCK) {
+                moment.gather(start..count.min(start + BLOCK))?;
+            }
+        }
+        Ok(())
     }
 
     fn save_with(
         &self,
         state: &CheckpointState,
-        parameters: &ParameterSet,
-        adamw: &AdamW,
+        tensors: Tensors<'_>,
         keep: usize,
         on_point: &mut dyn FnMut(&str),
         create: Create<'_>,
     ) -> Result<PathBuf, CheckpointError> {
         let step = state.step;
         let temporary = self.path.join(format!("{UNFINISHED}step-{step:06}"));
-        if let Err(error) = self.write_files(&temporary, state, parameters, adamw, on_point, create)
-        {
+        if let Err(error) = self.write_files(&temporary, state, tensors, on_point, create) {
             // Best effort: the space is wanted back, and the next start sweeps anyway.
             let _ = fs::remove_dir_all(&temporary);
             return Err(error);
@@ -265,11 +310,11 @@ impl CheckpointFolder {
         &self,
         folder: &Path,
         state: &CheckpointState,
-        parameters: &ParameterSet,
-        adamw: &AdamW,
+        tensors: Tensors<'_>,
         on_point: &mut dyn FnMut(&str),
         create: Create<'_>,
     ) -> Result<(), CheckpointError> {
+        let layout = tensors.parameters.layout();
         let explain = |path: &Path, source: io::Error| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 let kept = match self.steps() {
@@ -280,7 +325,7 @@ impl CheckpointFolder {
                 };
                 CheckpointError::DiskFull {
                     path: path.to_owned(),
-                    needed_bytes: checkpoint_bytes(parameters.count()),
+                    needed_bytes: checkpoint_bytes(layout.count()),
                     kept,
                 }
             }
@@ -288,11 +333,12 @@ impl CheckpointFolder {
         };
         fs::create_dir(folder).map_err(|e| failed("create", folder, e))?;
         let mut files = BTreeMap::new();
-        for (name, tensors) in TENSORS.iter().zip([parameters, &adamw.m, &adamw.v]) {
+        let each: [&dyn Numbers; 3] = [tensors.parameters, &tensors.m, &tensors.v];
+        for (name, numbers) in TENSORS.iter().zip(each) {
             let path = folder.join(name);
             let record = create(&path)
                 .and_then(|mut file| {
-                    let record = write_tensors(&mut *file, tensors)?;
+                    let record = write_tensors(&mut *file, layout, numbers)?;
                     file.sync()?;
                     Ok(record)
                 })
@@ -330,18 +376,20 @@ impl CheckpointFolder {
 
     /// The newest whole checkpoint, and a sentence for each newer one that is not whole.
     ///
-    /// `layout` says which tensors are expected, `formats` how they are kept on the device.
+    /// `layout` says which tensors are expected, `formats` how they are kept on the device, and `own` of
+    /// which parameters the moments are.
     pub fn load_newest(
         &self,
         layout: &Layout,
         formats: Formats,
         device: &Device,
         constants: AdamWConstants,
+        own: &Range<usize>,
     ) -> Result<(Option<Checkpoint>, Vec<String>), CheckpointError> {
         let mut notices = Vec::new();
         for step in self.steps()? {
             let path = self.step_path(step);
-            match load(&path, layout, formats, device, constants) {
+            match load(&path, layout, formats, device, constants, own) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), notices)),
                 Err(reason) => notices.push(format!(
                     "the checkpoint {} is damaged and is passed over: {reason}",
@@ -373,6 +421,7 @@ fn load(
     formats: Formats,
     device: &Device,
     constants: AdamWConstants,
+    own: &Range<usize>,
 ) -> Result<Checkpoint, String> {
     let manifest =
         fs::read(folder.join(MANIFEST)).map_err(|e| format!("{MANIFEST} cannot be read ({e})"))?;
@@ -397,20 +446,42 @@ fn load(
             state.format
         ));
     }
-    let read = |name: &str, format| {
-        read_tensors(&folder.join(name), layout, format, device, expected(name)?)
+    let read = |name: &str, format, range: Range<usize>| {
+        let path = folder.join(name);
+        read_tensors(&path, layout, format, device, range, expected(name)?)
     };
     let [model, m, v] = TENSORS;
     Ok(Checkpoint {
-        parameters: read(model, formats.trained)?,
+        parameters: read(model, formats.trained, 0..layout.count())?,
         adamw: AdamW {
             constants,
             updates: state.step,
-            m: read(m, formats.moments)?,
-            v: read(v, formats.moments)?,
+            m: read(m, formats.moments, own.clone())?,
+            v: read(v, formats.moments, own.clone())?,
+            own: own.clone(),
         },
         state,
     })
+}
+
+/// The tensors of a checkpoint that is written.
+#[derive(Clone, Copy)]
+struct Tensors<'a> {
+    parameters: &'a ParameterSet,
+    m: Gathered<'a>,
+    v: Gathered<'a>,
+}
+
+impl<'a> Tensors<'a> {
+    fn new(parameters: &'a ParameterSet, adamw: &'a AdamW, ranks: &'a dyn Collective) -> Self {
+        let count = parameters.count();
+        let gathered = |part| Gathered { ranks, part, count };
+        Self {
+            parameters,
+            m: gathered(&adamw.m),
+            v: gathered(&adamw.v),
+        }
+    }
 }
 
 impl CheckpointState {

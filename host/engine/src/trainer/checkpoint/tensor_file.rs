@@ -1,7 +1,8 @@
-//! One [`ParameterSet`] as a safetensors file, hashed while it is written and read.
+//! Named numbers as a safetensors file, hashed while it is written and read.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Map, json};
@@ -14,23 +15,35 @@ use crate::trainer::parameters::{Layout, NumberFormat, ParameterSet};
 use candle_core::Device;
 
 /// Numbers converted at once.
-const BLOCK: usize = 1 << 16;
+pub(super) const BLOCK: usize = 1 << 16;
+
+/// What is written, wherever it lies.
+pub(super) trait Numbers {
+    /// Some of the numbers; asked for block by block, in order.
+    fn read(&self, range: Range<usize>) -> io::Result<Vec<f32>>;
+}
+
+impl Numbers for ParameterSet {
+    fn read(&self, range: Range<usize>) -> io::Result<Vec<f32>> {
+        ParameterSet::read(self, range).map_err(io::Error::other)
+    }
+}
 
 /// Writes all tensors and returns the size and digest of the file.
 pub(super) fn write_tensors(
     file: &mut (impl Write + ?Sized),
-    tensors: &ParameterSet,
+    layout: &Layout,
+    numbers: &dyn Numbers,
 ) -> io::Result<FileRecord> {
     let mut file = BufWriter::new(file);
     let mut digest = Sha256::new();
-    let header = header(tensors.layout());
+    let header = header(layout);
     let mut bytes = header.len() as u64;
     digest.update(&header);
     file.write_all(&header)?;
     let mut block = Vec::with_capacity(4 * BLOCK);
-    for start in (0..tensors.count()).step_by(BLOCK) {
-        let end = tensors.count().min(start + BLOCK);
-        let values = tensors.read(start..end).map_err(io::Error::other)?;
+    for start in (0..layout.count()).step_by(BLOCK) {
+        let values = numbers.read(start..layout.count().min(start + BLOCK))?;
         block.clear();
         block.extend(values.iter().flat_map(|x| x.to_le_bytes()));
         digest.update(&block);
@@ -44,12 +57,14 @@ pub(super) fn write_tensors(
     })
 }
 
-/// Reads what [`write_tensors`] wrote; the reason in words if the file is anything else.
+/// Reads the numbers in `range` of what [`write_tensors`] wrote; the reason in words if the file is
+/// anything else.
 pub(super) fn read_tensors(
     path: &Path,
     layout: &Layout,
     format: NumberFormat,
     device: &Device,
+    range: Range<usize>,
     expected: &FileRecord,
 ) -> Result<ParameterSet, String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -72,15 +87,22 @@ pub(super) fn read_tensors(
     file.read_exact(&mut found_header).map_err(unreadable)?;
     digest.update(&found_header);
     let no_place = |e: candle_core::Error| format!("{name} has no place in memory ({e})");
-    let mut tensors = ParameterSet::zeros(layout, format, device).map_err(no_place)?;
+    let mut tensors =
+        ParameterSet::zeros(&layout.of_part(&range), format, device).map_err(no_place)?;
     let mut block = vec![0u8; 4 * BLOCK];
-    for start in (0..tensors.count()).step_by(BLOCK) {
-        let block = &mut block[..4 * BLOCK.min(tensors.count() - start)];
+    for start in (0..layout.count()).step_by(BLOCK) {
+        let block = &mut block[..4 * BLOCK.min(layout.count() - start)];
         file.read_exact(block).map_err(unreadable)?;
         digest.update(&*block);
         let (words, _) = block.as_chunks::<4>();
-        let values: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
-        tensors.write(start, &values).map_err(no_place)?;
+        let wanted = range.start.max(start)..range.end.min(start + words.len());
+        if !wanted.is_empty() {
+            let words = &words[wanted.start - start..wanted.end - start];
+            let values: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+            tensors
+                .write(wanted.start - range.start, &values)
+                .map_err(no_place)?;
+        }
     }
     let found = hex(&digest.finalize());
     if found != expected.sha256 {

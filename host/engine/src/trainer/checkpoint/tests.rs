@@ -3,6 +3,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::trainer::TrainConfig;
+use crate::trainer::collective::Alone;
 use crate::trainer::testing::{tiny_config, tiny_parameters, values};
 
 fn state(step: u64) -> CheckpointState {
@@ -26,6 +27,7 @@ fn state(step: u64) -> CheckpointState {
             shared_prefixes: SharedPrefixes::none(),
             recompute: Recompute::Nothing,
             moments: NumberFormat::F32,
+            world_size: 1,
         },
         history: vec![StepRecord {
             step,
@@ -83,6 +85,7 @@ impl Fixture {
                 &state(step),
                 &self.parameters,
                 &self.adamw,
+                &Alone,
                 keep,
                 &mut |_| {},
             )
@@ -92,7 +95,13 @@ impl Fixture {
     fn load(&self) -> (Option<Checkpoint>, Vec<String>) {
         let constants = self.adamw.constants;
         self.folder
-            .load_newest(self.parameters.layout(), FORMATS, &Device::Cpu, constants)
+            .load_newest(
+                self.parameters.layout(),
+                FORMATS,
+                &Device::Cpu,
+                constants,
+                &(0..self.parameters.count()),
+            )
             .unwrap()
     }
 }
@@ -200,6 +209,7 @@ fn the_previous_checkpoint_goes_only_after_the_new_one_is_there() {
             &state(4),
             &fixture.parameters,
             &fixture.adamw,
+            &Alone,
             1,
             &mut on_point,
         )
@@ -274,8 +284,7 @@ fn a_full_disk_is_an_error_and_spares_the_previous_checkpoint() {
             .folder
             .save_with(
                 &state(4),
-                &fixture.parameters,
-                &fixture.adamw,
+                Tensors::new(&fixture.parameters, &fixture.adamw, &Alone),
                 1,
                 &mut |_| {},
                 &create,

@@ -1,4 +1,4 @@
-//! The engine against candle's autograd, on both implementations of its arithmetic.
+//! The engine against candle's autograd, on all implementations of its arithmetic.
 
 use super::*;
 use crate::llama::RopeScaling;
@@ -6,6 +6,8 @@ use crate::trainer::autograd::loss_and_gradients;
 use crate::trainer::batches::pack;
 use crate::trainer::config::TrainDtype;
 use crate::trainer::lora::{Adapters, LoraConfig, Target};
+use crate::trainer::operations::gpu::GpuOperations;
+use crate::trainer::operations::gpu::emulator::EmulatedLauncher;
 use crate::trainer::operations::{ComposedOperations, CpuOperations};
 use crate::trainer::parameters::NumberFormat;
 use crate::trainer::prefixes::SharedPrefixes;
@@ -140,8 +142,9 @@ fn engine_and_autograd_agree_on_every_gradient() {
         let base = || tiny_parameters(&config, 1);
         for student in [Student::full(base()), adapted(&config, base())] {
             let (want_loss, want) = loss_and_gradients(&config, &student, batch, scale).unwrap();
-            let each: [Box<dyn Operations>; 2] = [
+            let each: [Box<dyn Operations>; 3] = [
                 Box::new(CpuOperations::new(TrainDtype::F32)),
+                Box::new(GpuOperations::new(EmulatedLauncher)),
                 Box::new(ComposedOperations),
             ];
             for operations in each {
@@ -220,15 +223,20 @@ fn activations_in_bf16_stay_within_their_bound() {
             label_rows: 20,
             activations: DType::BF16,
         };
-        let operations = Box::new(ComposedOperations);
-        let engine = Engine::new(&config, operations, capacity, &CPU).unwrap();
-        let (loss, got) = loss_and_gradients_of(&engine, &rounded, batch, 0.125);
-        assert_ne!(loss, want_loss);
-        assert!(
-            (loss - want_loss).abs() < 3e-3 * want_loss,
-            "{loss} {want_loss}"
-        );
-        assert_near(&got, &want, 6e-2);
+        let each: [Box<dyn Operations>; 2] = [
+            Box::new(GpuOperations::new(EmulatedLauncher)),
+            Box::new(ComposedOperations),
+        ];
+        for operations in each {
+            let engine = Engine::new(&config, operations, capacity, &CPU).unwrap();
+            let (loss, got) = loss_and_gradients_of(&engine, &rounded, batch, 0.125);
+            assert_ne!(loss, want_loss);
+            assert!(
+                (loss - want_loss).abs() < 3e-3 * want_loss,
+                "{loss} {want_loss}"
+            );
+            assert_near(&got, &want, 6e-2);
+        }
     }
 }
 

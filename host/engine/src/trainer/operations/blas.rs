@@ -75,14 +75,6 @@ impl Product {
         };
         Ok((product, columns.start))
     }
-
-    /// Numbers that are added up for one of the result.
-    pub fn inner(&self) -> usize {
-        match self.first.transposed {
-            true => self.first.rows,
-            false => self.first.columns,
-        }
-    }
 }
 
 /// A row-major view as the column-major matrix whose transpose it is, or whose transpose's.
@@ -132,6 +124,14 @@ mod tests {
         memory[column * matrix.leading + row]
     }
 
+    /// Numbers that are added up for one of the result.
+    fn inner(product: &Product) -> usize {
+        match product.first.transposed {
+            true => product.first.rows,
+            false => product.first.columns,
+        }
+    }
+
     /// As the BLAS standard defines `gemm`, number by number.
     fn multiply(product: &Product, first: &[f32], second: &[f32], out: &mut [f32], factor: f32) {
         let Stored {
@@ -142,7 +142,7 @@ mod tests {
         } = product.product;
         for column in 0..columns {
             for row in 0..rows {
-                let sum: f32 = (0..product.inner())
+                let sum: f32 = (0..inner(product))
                     .map(|i| {
                         at(first, product.first, row, i) * at(second, product.second, i, column)
                     })

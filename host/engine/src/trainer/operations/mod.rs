@@ -180,7 +180,12 @@ pub fn of(device: &ComputeDevice, dtype: TrainDtype) -> Result<Box<dyn Operation
         DeviceKind::Cpu => Ok(Box::new(CpuOperations::new(dtype))),
         #[cfg(feature = "cuda")]
         DeviceKind::Cuda => cuda::operations(&device.handle),
-        #[cfg(not(feature = "cuda"))]
+        // The tests' card is emulated.
+        #[cfg(all(test, not(feature = "cuda")))]
+        DeviceKind::Cuda => Ok(Box::new(gpu::GpuOperations::new(
+            gpu::emulator::EmulatedLauncher,
+        ))),
+        #[cfg(not(any(test, feature = "cuda")))]
         DeviceKind::Cuda => candle_core::bail!("this program was built without CUDA"),
     }
 }

@@ -101,6 +101,7 @@ pub(super) fn numeric_path(
         },
         recompute: job.split.recompute,
         moments,
+        world_size: job.ranks.world_size(),
     }
 }
 
@@ -110,10 +111,23 @@ pub(super) fn compare(
     state: &CheckpointState,
     identity: &RunIdentity,
 ) -> Result<(), TrainError> {
+    let differences = differences(&state.identity, identity);
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(TrainError::OtherRun {
+            dir: job.dir.to_owned(),
+            differences,
+        })
+    }
+}
+
+/// Each thing in which two runs differ, with what it was and what it is now.
+pub(super) fn differences(then: &RunIdentity, now: &RunIdentity) -> Vec<String> {
     let mut differences = Vec::new();
     let parts = [
-        ("trainer", &state.identity.config, &identity.config),
-        ("student", &state.identity.model, &identity.model),
+        ("trainer", &then.config, &now.config),
+        ("student", &then.model, &now.model),
     ];
     for (part, then, now) in parts {
         let keys = |value: &Value| -> Vec<String> {
@@ -136,15 +150,8 @@ pub(super) fn compare(
             }
         }
     }
-    if state.identity.rows_sha256 != identity.rows_sha256 {
+    if then.rows_sha256 != now.rows_sha256 {
         differences.push("the examples or their tokens are not the same".to_owned());
     }
-    if differences.is_empty() {
-        Ok(())
-    } else {
-        Err(TrainError::OtherRun {
-            dir: job.dir.to_owned(),
-            differences,
-        })
-    }
+    differences
 }

@@ -1,8 +1,12 @@
+mod card;
+mod ranks;
+
 use std::fs;
 
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::trainer::collective::Alone;
 use crate::trainer::config::{LrScheduler, MicroBatchTokens, RecomputeSetting};
 use crate::trainer::device::DeviceKind;
 use crate::trainer::lora::LoraConfig;
@@ -30,9 +34,11 @@ fn config() -> TrainConfig {
 const ROOM: Room = Room {
     kind: DeviceKind::Cpu,
     available_bytes: None,
+    ranks: 1,
 };
 
 struct Run {
+    device: ComputeDevice,
     dir: tempfile::TempDir,
     model: LlamaConfig,
     config: TrainConfig,
@@ -44,6 +50,7 @@ struct Run {
 impl Run {
     fn new(config: TrainConfig) -> Self {
         Self {
+            device: ComputeDevice::cpu(),
             dir: tempfile::tempdir().unwrap(),
             model: tiny_config(true),
             config,
@@ -75,9 +82,18 @@ impl Run {
             held_out: &self.held_out,
             dir: self.dir.path(),
             cancel,
-            device: &ComputeDevice::cpu(),
-            split: Split::choose(&self.model, &self.config, 32, ROOM),
+            device: &self.device,
+            split: Split::choose(
+                &self.model,
+                &self.config,
+                32,
+                Room {
+                    kind: self.device.kind,
+                    ..ROOM
+                },
+            ),
             threads: self.threads,
+            ranks: &Alone,
         };
         train(&job, weights, observer)
     }

@@ -158,8 +158,8 @@ impl<L: Launcher> GpuOperations<L> {
         }
         let lists = PlacedLists::of(&segments.tables)?;
         let (kernel, shared_bytes) = match shape.way {
-            Way::TensorCores64 => ("attention_query_gradient_bf16_64", shape.tiles(4, 0)),
-            Way::TensorCores128 => ("attention_query_gradient_bf16_128", shape.tiles(4, 0)),
+            Way::TensorCores64 => ("attention_query_gradient_bf16_64", shape.tiles(2, 0)),
+            Way::TensorCores128 => ("attention_query_gradient_bf16_128", shape.tiles(2, 0)),
             Way::Plain(format) => (
                 by_format!("attention_query_gradient", format),
                 shape.plain(2),

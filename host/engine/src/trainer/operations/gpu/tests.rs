@@ -260,8 +260,8 @@ fn the_emulated_card_finds_mistakes() {
         result.unwrap_err().to_string()
     };
     for (kernel, shared_bytes, message) in [
-        ("part_at_barrier", 0, "waits at __syncthreads in wrong.cu:3"),
-        ("part_in_warp", 0, "waits for its warp in wrong.cu:8"),
+        ("part_at_barrier", 0, "waits at __syncthreads in wrong.cu:2"),
+        ("part_in_warp", 0, "waits for its warp in wrong.cu:7"),
         ("race_in_memory", 0, "depends on the order of threads"),
         ("race_in_shared", 256, "depends on the order of threads"),
         ("behind_tensor", 0, "wrote outside a tensor"),

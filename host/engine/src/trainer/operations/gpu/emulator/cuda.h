@@ -391,14 +391,13 @@ inline void load_matrices(unsigned (&to)[4], const void *row, bool transposed,
 
 struct Fragments {
     unsigned a[4], b[2];
-
-    static float half(unsigned both, unsigned which) {
-        const unsigned bits = (which ? both >> 16 : both & 0xffffu) << 16;
-        float x;
-        memcpy(&x, &bits, 4);
-        return x;
-    }
 };
+
+inline void unpack_bf16(float &low, float &high, unsigned both) {
+    const unsigned bits[2] = {both << 16, both & 0xffff0000u};
+    memcpy(&low, &bits[0], 4);
+    memcpy(&high, &bits[1], 4);
+}
 
 /// Fragments as in the PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type": lane
 /// 4 g + t holds of a (16 x 16) rows g and g + 8, columns 2 t, 2 t + 1 and the same plus 8; of b (16 x 8)
@@ -407,16 +406,34 @@ struct Fragments {
 inline void multiply(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
                      Site site = Site::here()) {
     const Fragments mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
-    const unsigned turn = exchange(mine, site), lane = device().current % WARP;
-    for (unsigned i = 0; i < 4; i++) {
-        const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        for (unsigned k = 0; k < 16; k++) {
-            const auto left = of_lane<Fragments>(turn, row % 8 * 4 + k % 8 / 2);
-            const auto right = of_lane<Fragments>(turn, column * 4 + k % 8 / 2);
-            sum[i] += Fragments::half(left.a[row / 8 + k / 8 * 2], k % 2) *
-                      Fragments::half(right.b[k / 8], k % 2);
+    const unsigned turn = exchange(mine, site, [](Warp &warp, unsigned turn) {
+        float left[16][16], right[16][8], product[16][8] = {};
+        for (unsigned lane = 0; lane < WARP; lane++) {
+            Fragments of_lane;
+            memcpy(&of_lane, warp.slots[turn][lane], sizeof of_lane);
+            const unsigned g = lane / 4, t = lane % 4 * 2;
+            for (unsigned i = 0; i < 4; i++) {
+                float *pair = &left[g + i % 2 * 8][t + i / 2 * 8];
+                unpack_bf16(pair[0], pair[1], of_lane.a[i]);
+            }
+            for (unsigned i = 0; i < 2; i++) {
+                unpack_bf16(right[t + 8 * i][g], right[t + 8 * i + 1][g], of_lane.b[i]);
+            }
         }
-    }
+        for (unsigned row = 0; row < 16; row++) {
+            for (unsigned k = 0; k < 16; k++) {
+                for (unsigned c = 0; c < 8; c++) product[row][c] += left[row][k] * right[k][c];
+            }
+        }
+        for (unsigned lane = 0; lane < WARP; lane++) {
+            unsigned char *to = warp.results[turn][lane];
+            memcpy(to, &product[lane / 4][lane % 4 * 2], 8);
+            memcpy(to + 8, &product[lane / 4 + 8][lane % 4 * 2], 8);
+        }
+    });
+    float products[4];
+    memcpy(products, device().warp().results[turn][device().current % WARP], sizeof products);
+    for (unsigned i = 0; i < 4; i++) sum[i] += products[i];
 }
 
 inline void perform(const Copy &copy) {

@@ -8,24 +8,26 @@
 /// different banks.
 template <int D>
 struct Tile {
-    static const int STRIDE = D + 8;
-    static const unsigned BYTES = TILE * STRIDE * 2;
+    static constexpr int STRIDE = D + 8;
+    static constexpr unsigned BYTES = TILE * STRIDE * 2;
 
     Bf16 *rows;
 
     __device__ __forceinline__ explicit Tile(int which)
         : rows(shared_memory<Bf16>(which * BYTES)) {}
 
-    /// Starts to fill the tile: row r from row `token(r)` of `plane`, the rows from `count` on with zeros.
-    template <class Token>
-    __device__ __forceinline__ void copy_from(const Bf16 *plane, unsigned count, Token token) const {
+    /// Starts to fill `ROWS` rows of the tile from `first` on: the r-th of them from row `token(r)` of
+    /// `plane`, those from `count` on with zeros.
+    template <int ROWS = TILE, class Token>
+    __device__ __forceinline__ void copy_from(const Bf16 *plane, unsigned count, Token token,
+                                              unsigned first = 0) const {
 #pragma unroll
-        for (unsigned i = 0; i < TILE * D / 8 / 128; i++) {
+        for (unsigned i = 0; i < ROWS * D / 8 / 128; i++) {
             const unsigned piece = 128 * i + threadIdx.x;
             const unsigned row = piece / (D / 8), column = piece % (D / 8) * 8;
             const bool there = row < count;
             const Bf16 *from = plane + (there ? (Index)token(row) * D + column : 0);
-            copy_later(rows + row * STRIDE + column, from, there);
+            copy_later(rows + (first + row) * STRIDE + column, from, there);
         }
     }
 
@@ -120,23 +122,22 @@ __device__ __forceinline__ void attend_mma(Bf16 *out, float *log_sum, const Bf16
     const Bf16 *value_plane = v + shape.plane(head / shape.group);
     const Tile<D> keys(0), values(1);
 
-    // The queries come through the keys' tile into registers.
-    keys.copy_from(q + shape.plane(head), count, [&](unsigned row) { return tile.start + row; });
-    end_copies();
-    wait_for_copies<0>();
-    __syncthreads();
-    unsigned queries[D / 16][4];
-#pragma unroll
-    for (int c = 0; c < D / 16; c++) keys.left(queries[c], warp_row, 16 * c);
-    __syncthreads();
-
     const auto copy = [&](const Tile<D> &to, const Bf16 *plane, unsigned base) {
         if (base < seen) {
             to.copy_from(plane, seen - base, [&](unsigned row) { return tile.token(base + row); });
         }
         end_copies();
     };
+    // The queries come through the values' tile into registers.
+    values.copy_from(q + shape.plane(head), count, [&](unsigned row) { return tile.start + row; });
+    end_copies();
     copy(keys, key_plane, 0);
+    wait_for_copies<1>();
+    __syncthreads();
+    unsigned queries[D / 16][4];
+#pragma unroll
+    for (int c = 0; c < D / 16; c++) values.left(queries[c], warp_row, 16 * c);
+    __syncthreads();
     copy(values, value_plane, 0);
     // This lane's two rows, and how many places each of them sees.
     const unsigned row = tile.start + warp_row + lane / 4;
@@ -230,7 +231,7 @@ __device__ __forceinline__ void attend_mma(Bf16 *out, float *log_sum, const Bf16
 }
 
 #define ATTENTION_MMA_KERNEL(D)                                                                    \
-    extern "C" __global__ void __launch_bounds__(128) attention_bf16_##D(                          \
+    extern "C" __global__ void __launch_bounds__(128, 2) attention_bf16_##D(                          \
         Bf16 *out, float *log_sum, const Bf16 *q, const Bf16 *k, const Bf16 *v,                    \
         const unsigned *tiles, unsigned tokens, unsigned group, unsigned, float scale) {           \
         attend_mma<D>(out, log_sum, q, k, v, tiles, AttentionShape{tokens, group, D, scale});      \

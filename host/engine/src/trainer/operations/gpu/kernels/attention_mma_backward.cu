@@ -1,6 +1,9 @@
 // Gradients of attention in bf16 on tensor cores. Query gradients and key gradients have a kernel each,
 // so that nobody adds to what another block adds to, and results do not depend on scheduling.
 
+/// Rows of half a tile.
+#define HALF 32u
+
 /// Products of 16 rows of registers with 32 rows of a tile from `row` on, transposed.
 template <int D>
 __device__ __forceinline__ void row_products(float (&sums)[4][4], const unsigned (&left)[D / 16][4],
@@ -24,7 +27,8 @@ __device__ __forceinline__ void tile_products(float (&sums)[4][4], const Tile<D>
                                               unsigned left_row, const Tile<D> &right,
                                               unsigned row) {
     clear(sums);
-#pragma unroll
+    // Unrolled wholly, it takes more registers than there are for heads of 128.
+#pragma unroll 4
     for (int c = 0; c < D / 16; c++) {
         unsigned a[4];
         left.left(a, left_row, 16 * c);
@@ -97,31 +101,35 @@ __device__ __forceinline__ void query_gradients_mma(Bf16 *dq, const Bf16 *q, con
     const float scale = shape.scale * LOG2_E;
     float result[D / 8][4];
     clear(result);
-    for (unsigned base = 0; base < seen; base += TILE) {
-        __syncthreads();
+    // The tiles' halves take turns: one is filled while the other is multiplied.
+    const auto copy = [&](unsigned base, unsigned first) {
         const auto place = [&](unsigned row) { return tile.token(base + row); };
-        keys.copy_from(key_plane, seen - base, place);
-        values.copy_from(value_plane, seen - base, place);
+        keys.template copy_from<HALF>(key_plane, seen - base, place, first);
+        values.template copy_from<HALF>(value_plane, seen - base, place, first);
         end_copies();
+    };
+    __syncthreads();
+    copy(0, 0);
+#pragma unroll 1
+    for (unsigned base = 0; base < seen; base += HALF) {
+        const unsigned first = base % TILE;
         wait_for_copies<0>();
         __syncthreads();
+        if (base + HALF < seen) copy(base + HALF, HALF - first);
+        float scores[4][4], d_weights[4][4];
+        row_products<D>(scores, queries, keys, first);
+        row_products<D>(d_weights, gradients, values, first);
 #pragma unroll
-        for (int part = 0; part < 2; part++) {
-            float scores[4][4], d_weights[4][4];
-            row_products<D>(scores, queries, keys, 32 * part);
-            row_products<D>(d_weights, gradients, values, 32 * part);
+        for (int n = 0; n < 4; n++) {
 #pragma unroll
-            for (int n = 0; n < 4; n++) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const unsigned place = base + 32 * part + 8 * n + lane % 4 * 2 + i % 2;
-                    const float weight = power_of_two(scores[n][i] * scale - of_sum[i / 2]);
-                    const float d_score = weight * (d_weights[n][i] - of_delta[i / 2]) * shape.scale;
-                    scores[n][i] = place < seen_by[i / 2] ? d_score : 0.0f;
-                }
+            for (int i = 0; i < 4; i++) {
+                const unsigned place = base + 8 * n + lane % 4 * 2 + i % 2;
+                const float weight = power_of_two(scores[n][i] * scale - of_sum[i / 2]);
+                const float d_score = weight * (d_weights[n][i] - of_delta[i / 2]) * shape.scale;
+                scores[n][i] = place < seen_by[i / 2] ? d_score : 0.0f;
             }
-            add_products<D>(result, scores, keys, 32 * part);
         }
+        add_products<D>(result, scores, keys, first);
     }
     __syncthreads();
     const float factors[2] = {1.0f, 1.0f};
@@ -158,51 +166,66 @@ __device__ __forceinline__ void key_gradients_mma(Bf16 *dk, Bf16 *dv, float *par
     const auto own = [&](unsigned row) { return item.start + row; };
     keys.copy_from(k + shape.plane(kv_head), count, own);
     values.copy_from(v + shape.plane(kv_head), count, own);
-    const unsigned row = item.start + warp_row + lane / 4;
+    // The first query that sees each of this lane's two keys; it and all behind it do.
+    unsigned first_query[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const unsigned key = item.start + warp_row + lane / 4 + 8 * half;
+        const bool seen = key >= item.seen_start && key < item.seen_end;
+        first_query[half] = !seen ? item.query_end : item.causal ? key : 0;
+    }
     const float scale = shape.scale * LOG2_E;
     float d_keys[D / 8][4], d_values[D / 8][4];
     clear(d_keys);
     clear(d_values);
-    for (unsigned member = 0; member < shape.group; member++) {
-        const unsigned head = kv_head * shape.group + member;
-        for (unsigned base = item.query_start; base < item.query_end; base += TILE) {
-            __syncthreads();
-            const unsigned here = item.query_end - base;
-            const auto token = [&](unsigned row) { return base + row; };
-            queries.copy_from(q + shape.plane(head), here, token);
-            gradients.copy_from(d_out + shape.plane(head), here, token);
-            end_copies();
-            if (threadIdx.x < TILE) {
-                const bool there = threadIdx.x < here;
-                const Index at = (Index)head * shape.tokens + base + threadIdx.x;
-                of_sum[threadIdx.x] = there ? log_sum[at] * LOG2_E : 0.0f;
-                of_delta[threadIdx.x] = there ? delta[at] : 0.0f;
-            }
-            wait_for_copies<0>();
-            __syncthreads();
+    // The queries' tiles' halves take turns: one is filled while the other is multiplied.
+    const unsigned halves = (item.query_end - item.query_start + HALF - 1) / HALF;
+    const unsigned steps = shape.group * halves;
+    const auto copy = [&](unsigned step) {
+        const unsigned head = kv_head * shape.group + step / halves;
+        const unsigned base = item.query_start + step % halves * HALF, first = step % 2 * HALF;
+        const unsigned here = item.query_end - base;
+        const auto token = [&](unsigned row) { return base + row; };
+        queries.template copy_from<HALF>(q + shape.plane(head), here, token, first);
+        gradients.template copy_from<HALF>(d_out + shape.plane(head), here, token, first);
+        end_copies();
+        const unsigned column = threadIdx.x % HALF;
+        const bool there = column < here;
+        const Index at = (Index)head * shape.tokens + base + column;
+        // What is not there is given no weight.
+        if (threadIdx.x < HALF) {
+            of_sum[first + column] = there ? log_sum[at] * LOG2_E : infinity();
+        } else if (threadIdx.x < 2 * HALF) {
+            of_delta[first + column] = there ? delta[at] : 0.0f;
+        }
+    };
+    copy(0);
+#pragma unroll 1
+    for (unsigned step = 0; step < steps; step++) {
+        const unsigned base = item.query_start + step % halves * HALF, first = step % 2 * HALF;
+        wait_for_copies<0>();
+        __syncthreads();
+        if (step + 1 < steps) copy(step + 1);
+        float weights[4][4], d_scores[4][4];
+        tile_products<D>(weights, keys, warp_row, queries, first);
+        tile_products<D>(d_scores, values, warp_row, gradients, first);
 #pragma unroll
-            for (int part = 0; part < 2; part++) {
-                float weights[4][4], d_scores[4][4];
-                tile_products<D>(weights, keys, warp_row, queries, 32 * part);
-                tile_products<D>(d_scores, values, warp_row, gradients, 32 * part);
+        for (int n = 0; n < 4; n++) {
 #pragma unroll
-                for (int n = 0; n < 4; n++) {
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        const unsigned column = 32 * part + 8 * n + lane % 4 * 2 + i % 2;
-                        const bool sees = item.sees(base + column, row + i / 2 * 8);
-                        const float weight = power_of_two(weights[n][i] * scale - of_sum[column]);
-                        const float d_score =
-                            weight * (d_scores[n][i] - of_delta[column]) * shape.scale;
-                        weights[n][i] = sees ? weight : 0.0f;
-                        d_scores[n][i] = sees ? d_score : 0.0f;
-                    }
-                }
-                add_products<D>(d_values, weights, gradients, 32 * part);
-                add_products<D>(d_keys, d_scores, queries, 32 * part);
+            for (int i = 0; i < 4; i++) {
+                const unsigned column = 8 * n + lane % 4 * 2 + i % 2;
+                const bool sees = base + column >= first_query[i / 2];
+                const float weight = power_of_two(weights[n][i] * scale - of_sum[first + column]);
+                const float d_score =
+                    weight * (d_scores[n][i] - of_delta[first + column]) * shape.scale;
+                weights[n][i] = sees ? weight : 0.0f;
+                d_scores[n][i] = sees ? d_score : 0.0f;
             }
         }
+        add_products<D>(d_values, weights, gradients, first);
+        add_products<D>(d_keys, d_scores, queries, first);
     }
+    __syncthreads();
     if (parts) {
         float *to = part_of_sum(parts, blockIdx.x, kv_head, gridDim.y, D);
         write_part<D>(to, d_keys);

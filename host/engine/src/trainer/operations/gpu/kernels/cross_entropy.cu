@@ -60,6 +60,34 @@ __device__ __forceinline__ void visit_row(T *row, unsigned width, Visit visit) {
     }
 }
 
+// NVRTC takes generic lambdas for functions of the host, so these are structures.
+
+struct AddToSoftmax {
+    Softmax &softmax;
+
+    template <int N>
+    __device__ __forceinline__ void operator()(const float (&numbers)[N], unsigned) const {
+        softmax.add(numbers);
+    }
+};
+
+template <class T>
+struct WriteGradient {
+    T *row;
+    float largest, inverse, scale;
+    unsigned target;
+
+    template <int N>
+    __device__ __forceinline__ void operator()(float (&numbers)[N], unsigned first) const {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const float probability = expf(numbers[i] - largest) * inverse;
+            numbers[i] = (probability - (first + i == target ? 1.0f : 0.0f)) * scale;
+        }
+        store(row + first, numbers);
+    }
+};
+
 /// A block for each row.
 template <class T>
 __device__ __forceinline__ void cross_entropy(float *losses, T *logits, const unsigned *targets,
@@ -69,22 +97,14 @@ __device__ __forceinline__ void cross_entropy(float *losses, T *logits, const un
     const unsigned target = targets[blockIdx.x];
     const float of_target = to_float(row[target]);
     Softmax softmax = {-infinity(), 0.0f};
-    visit_row(row, words, [&](auto &numbers, unsigned) { softmax.add(numbers); });
+    visit_row(row, words, AddToSoftmax{softmax});
     softmax.join_block();
     if (threadIdx.x == 0) {
         losses[blockIdx.x] = logf(softmax.sum) - (of_target - softmax.largest);
     }
     if (!wants_gradient) return;
-    const float largest = softmax.largest, inverse = 1.0f / softmax.sum;
-    visit_row(row, words, [&](auto &numbers, unsigned first) {
-        const int count = sizeof(numbers) / sizeof(float);
-#pragma unroll
-        for (int i = 0; i < count; i++) {
-            const float probability = expf(numbers[i] - largest) * inverse;
-            numbers[i] = (probability - (first + i == target ? 1.0f : 0.0f)) * scale;
-        }
-        store(row + first, numbers);
-    });
+    const float inverse = 1.0f / softmax.sum;
+    visit_row(row, words, WriteGradient<T>{row, softmax.largest, inverse, scale, target});
 }
 
 KERNEL cross_entropy_f32(float *losses, float *logits, const unsigned *targets, unsigned words,

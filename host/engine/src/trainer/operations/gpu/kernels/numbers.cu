@@ -67,11 +67,11 @@ template <class T>
 struct Vector;
 template <>
 struct Vector<float> {
-    static const int SIZE = 4;
+    static constexpr int SIZE = 4;
 };
 template <>
 struct Vector<Bf16> {
-    static const int SIZE = 8;
+    static constexpr int SIZE = 8;
 };
 
 /// Whether 16 bytes may be read at once there, in every row of `width` numbers.

@@ -34,7 +34,7 @@ KERNEL gather_rows_bf16(Bf16 *out, const Bf16 *table, const unsigned *ids, unsig
 /// threads.
 template <bool WIDE, class T>
 struct Columns {
-    static const int N = Vector<T>::SIZE;
+    static constexpr int N = Vector<T>::SIZE;
     unsigned first, width;
 
     __device__ __forceinline__ Columns(unsigned width)

@@ -1,0 +1,56 @@
+//! Numbers of which every rank has a part, read in one place.
+
+use std::io;
+use std::ops::Range;
+
+use candle_core::{Device, Tensor};
+
+use super::tensor_file::Numbers;
+use crate::trainer::collective::{Collective, CollectiveError, part};
+use crate::trainer::parameters::ParameterSet;
+
+/// A moment of AdamW. Rank 0 reads it, and every other rank reads the same ranges in the same order.
+#[derive(Clone, Copy)]
+pub(super) struct Gathered<'a> {
+    pub ranks: &'a dyn Collective,
+    /// This rank's part.
+    pub part: &'a ParameterSet,
+    /// Numbers in all parts.
+    pub count: usize,
+}
+
+impl Gathered<'_> {
+    /// Some of the numbers, in f32. On other ranks than the first, those of that rank alone.
+    pub(super) fn gather(&self, range: Range<usize>) -> Result<Vec<f32>, CollectiveError> {
+        let (rank, world_size) = (self.ranks.rank(), self.ranks.world_size());
+        let mut all = Vec::new();
+        for owner in 0..world_size {
+            let owned = part(self.count, world_size, owner);
+            let wanted = range.start.max(owned.start)..range.end.min(owned.end);
+            if wanted.is_empty() || ![0, owner].contains(&rank) {
+                continue;
+            }
+            if rank == owner {
+                let here = wanted.start - owned.start..wanted.end - owned.start;
+                let values = self.part.read(here)?;
+                if owner != 0 {
+                    let tensor = Tensor::from_slice(&values, values.len(), &Device::Cpu)?;
+                    self.ranks.to_first(owner, &tensor)?;
+                }
+                all.extend(values);
+            } else {
+                let values = vec![0.0f32; wanted.len()];
+                let tensor = Tensor::from_vec(values, wanted.len(), &Device::Cpu)?;
+                self.ranks.to_first(owner, &tensor)?;
+                all.extend(tensor.to_vec1::<f32>()?);
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Numbers for Gathered<'_> {
+    fn read(&self, range: Range<usize>) -> io::Result<Vec<f32>> {
+        self.gather(range).map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,119 @@
+//! Whole runs on a card, which is emulated: its kernels, its formats and all that is around them.
+
+use super::*;
+use crate::trainer::config::DtypeSetting;
+use crate::trainer::parameters::NumberFormat;
+
+fn on_a_card(dtype: DtypeSetting, moments_dtype: DtypeSetting) -> Run {
+    let mut run = Run::new(TrainConfig {
+        dtype,
+        moments_dtype,
+        ..config()
+    });
+    run.device = ComputeDevice {
+        kind: DeviceKind::Cuda,
+        ..ComputeDevice::cpu()
+    };
+    run
+}
+
+fn losses(outcome: &TrainOutcome) -> Vec<f64> {
+    outcome.history.iter().map(|record| record.loss).collect()
+}
+
+/// Largest difference between two runs' losses.
+fn apart(a: &TrainOutcome, b: &TrainOutcome) -> f64 {
+    let (a, b) = (losses(a), losses(b));
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(&b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f64::max)
+}
+
+#[test]
+fn a_card_trains_as_the_processor_does() {
+    let go = |run: &Run| run.go(&mut Recorder::default(), &NEVER).unwrap();
+    let want = go(&Run::new(config()));
+    let exact = go(&on_a_card(DtypeSetting::F32, DtypeSetting::Auto));
+    assert_eq!(exact.numeric_path.instructions, "an emulated card");
+    assert!(apart(&exact, &want) < 1e-5, "{}", apart(&exact, &want));
+    for moments in [DtypeSetting::F32, DtypeSetting::Bf16] {
+        let rounded = go(&on_a_card(DtypeSetting::Auto, moments));
+        assert_eq!(rounded.numeric_path.dtype, "bf16");
+        assert_eq!(Some(rounded.numeric_path.moments), moments.given());
+        assert_eq!(rounded.student.base.format(), NumberFormat::Split);
+        assert!(apart(&rounded, &want) < 1e-2, "{}", apart(&rounded, &want));
+        // Nothing is lost: the numbers that bf16 cannot hold are kept beside it.
+        let kept = values(rounded.student.trained());
+        let lost = |x: &&f32| x.to_bits() & 0xffff != 0;
+        assert!(kept.iter().filter(lost).count() > kept.len() / 2);
+    }
+}
+
+#[test]
+fn a_run_on_a_card_goes_on_to_the_bit() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let run = || on_a_card(DtypeSetting::Bf16, DtypeSetting::Bf16);
+    let whole = run();
+    let want = whole.go(&mut Recorder::default(), &NEVER).unwrap();
+    let parts = run();
+    let mut first = Recorder {
+        cancel_after: Some((3, &STOP)),
+        ..Recorder::default()
+    };
+    parts.go(&mut first, &STOP).unwrap_err();
+    let mut second = Recorder::default();
+    let got = parts.go(&mut second, &NEVER).unwrap();
+    assert_eq!(got.resumed_from, 3);
+    assert!(second.notices.is_empty(), "{:?}", second.notices);
+    assert_eq!(bits(&got), bits(&want));
+    assert_eq!(numbers(&got.history), numbers(&want.history));
+}
+
+#[test]
+fn a_run_goes_on_elsewhere_in_the_same_formats_only() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let mut run = on_a_card(DtypeSetting::F32, DtypeSetting::Auto);
+    let mut first = Recorder {
+        cancel_after: Some((2, &STOP)),
+        ..Recorder::default()
+    };
+    run.go(&mut first, &STOP).unwrap_err();
+    run.device = ComputeDevice::cpu();
+    let mut second = Recorder::default();
+    let outcome = run.go(&mut second, &NEVER).unwrap();
+    assert_eq!(outcome.resumed_from, 2);
+    assert!(
+        second.notices[0].contains("this machine goes on as"),
+        "{:?}",
+        second.notices
+    );
+    // What "auto" means is settled when a run begins.
+    let mut other = on_a_card(DtypeSetting::Auto, DtypeSetting::Auto);
+    other.dir = run.dir;
+    let error = other.go(&mut Recorder::default(), &NEVER).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("trainer.dtype was \"f32\" and is now \"bf16\""),
+        "{error}"
+    );
+}
+
+#[test]
+fn adapters_are_trained_on_a_card() {
+    let lora = Some(LoraConfig {
+        r: 3,
+        ..LoraConfig::default()
+    });
+    let mut plain = Run::new(config());
+    plain.config.lora = lora.clone();
+    let want = plain.go(&mut Recorder::default(), &NEVER).unwrap();
+    let mut run = on_a_card(DtypeSetting::Bf16, DtypeSetting::Auto);
+    run.config.lora = lora;
+    let got = run.go(&mut Recorder::default(), &NEVER).unwrap();
+    assert_eq!(got.student.base.format(), NumberFormat::Bf16);
+    assert_eq!(got.student.trained().format(), NumberFormat::Split);
+    assert!(apart(&got, &want) < 2e-2, "{}", apart(&got, &want));
+}

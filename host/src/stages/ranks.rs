@@ -1,0 +1,112 @@
+//! The processes that train one student together.
+
+use crate::trainer::{
+    ComputeDevice, DeviceKind,
+    collective::{Alone, Collective, CollectiveError, JoinError, Patience, Tcp},
+    launch::{Launch, LaunchError},
+};
+
+/// This process among those that train together; connected, if there are others.
+#[derive(Debug)]
+pub struct Ranks {
+    joined: Option<Tcp>,
+    local_rank: usize,
+    card: usize,
+    local_world_size: usize,
+}
+
+/// Why processes do not train together.
+#[derive(Debug, thiserror::Error)]
+pub enum RanksError {
+    /// The environment is of two minds.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// They did not find each other.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// They lost each other, or do not do the same.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// Cards that cannot talk to each other.
+    #[error(
+        "{0} ranks train on cards, but this program was built without NCCL. Build it with `cargo build --release --features nccl`, or set device = \"cpu\""
+    )]
+    NoNccl(usize),
+}
+
+impl Ranks {
+    /// One process by itself.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self {
+            joined: None,
+            local_rank: 0,
+            card: 0,
+            local_world_size: 1,
+        }
+    }
+
+    /// Finds the others, where a launcher has started several. Blocks until all are there.
+    ///
+    /// # Errors
+    /// If the launcher's variables contradict each other, or the others do not come.
+    pub fn join() -> Result<Self, RanksError> {
+        let Some(launch) = Launch::from_environment()? else {
+            return Ok(Self::alone());
+        };
+        Ok(Self {
+            local_rank: launch.local_rank,
+            card: launch.card,
+            // Where it is not known, no less than this.
+            local_world_size: launch.local_world_size.unwrap_or(launch.local_rank + 1),
+            joined: Some(launch.join(Patience::default())?),
+        })
+    }
+
+    /// This process's number; 0 is the one that writes and speaks.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.joined.as_ref().map_or(0, Collective::rank)
+    }
+
+    /// Its number among those of its machine.
+    #[must_use]
+    pub fn local_rank(&self) -> usize {
+        self.local_rank
+    }
+
+    /// The number of the card that it computes on, where it does.
+    #[must_use]
+    pub fn card(&self) -> usize {
+        self.card
+    }
+
+    /// How many share its machine.
+    #[must_use]
+    pub fn local_world_size(&self) -> usize {
+        self.local_world_size
+    }
+
+    /// Has them exchange tensors of the device that each computes on.
+    ///
+    /// # Errors
+    /// If cards are connected by nothing that this program knows.
+    pub fn on(self, device: &ComputeDevice) -> Result<Box<dyn Collective>, RanksError> {
+        match (self.joined, device.kind) {
+            (None, _) => Ok(Box::new(Alone)),
+            (Some(ranks), DeviceKind::Cpu) => Ok(Box::new(ranks)),
+            (Some(ranks), DeviceKind::Cuda) => on_cards(ranks, device),
+        }
+    }
+}
+
+#[cfg(feature = "nccl")]
+fn on_cards(ranks: Tcp, device: &ComputeDevice) -> Result<Box<dyn Collective>, RanksError> {
+    let ranks = crate::trainer::collective::Nccl::join(ranks, &device.handle)?;
+    Ok(Box::new(ranks))
+}
+
+#[cfg(not(feature = "nccl"))]
+fn on_cards(ranks: Tcp, _: &ComputeDevice) -> Result<Box<dyn Collective>, RanksError> {
+    Err(RanksError::NoNccl(ranks.world_size()))
+}
