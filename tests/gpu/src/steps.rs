@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use pacos_engine::llama::{LlamaConfig, Weights};
+use pacos_engine::trainer::collective::Alone;
 use pacos_engine::trainer::config::{DtypeSetting, TrainDtype};
 use pacos_engine::trainer::engine::Recompute;
 use pacos_engine::trainer::operations::{self, ComposedOperations, CpuOperations, Operations};
@@ -133,7 +134,7 @@ impl Steps<'_> {
             model: self.model,
             config: &config,
             device: self.device,
-            split: split(self.device, self.recompute),
+            split: split(self.device, self.dtype, self.recompute),
             rows: self.rows,
         };
         let mut run = Run::new(setup, operations, Some(self.weights.clone()))?;
@@ -158,14 +159,14 @@ fn config(model: &LlamaConfig, dtype: TrainDtype, steps: u64) -> TrainConfig {
     }
 }
 
-/// Two micro-batches or so; moments as a 7B model's on a card.
-fn split(device: &ComputeDevice, recompute: Recompute) -> Split {
+/// Two micro-batches or so; in bf16 moments as a 7B model's on one card.
+fn split(device: &ComputeDevice, dtype: TrainDtype, recompute: Recompute) -> Split {
     Split {
         micro_batch_tokens: shapes::LONGEST,
         recompute,
-        moments: match device.kind {
-            DeviceKind::Cpu => NumberFormat::F32,
-            DeviceKind::Cuda => NumberFormat::Bf16,
+        moments: match (device.kind, dtype) {
+            (DeviceKind::Cuda, TrainDtype::Bf16) => NumberFormat::Bf16,
+            (DeviceKind::Cuda, TrainDtype::F32) | (DeviceKind::Cpu, _) => NumberFormat::F32,
         },
     }
 }
@@ -236,8 +237,9 @@ fn resume(
             dir,
             cancel: &cancel,
             device,
-            split: split(device, Recompute::Elementwise),
+            split: split(device, dtype, Recompute::Elementwise),
             threads: 0,
+            ranks: &Alone,
         };
         let mut stopping = Stopping {
             cancel: &cancel,
