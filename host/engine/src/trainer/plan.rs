@@ -321,7 +321,8 @@ pub fn plan(
         state_bytes: sum(&state_of(model, config, room, split)),
         memory_bytes: sum(&memory),
         memory,
-        checkpoint_bytes: checkpoint_bytes(trained) * (config.keep_checkpoints as u64 + 1),
+        checkpoint_bytes: checkpoint_bytes(trained, split.moments)
+            * (config.keep_checkpoints as u64 + 1),
         seconds: tokens_per_second
             .filter(|speed| *speed > 0.0)
             .map(|speed| tokens as f64 / speed),
@@ -793,7 +794,10 @@ mod tests {
         assert_eq!(bytes(&eight, "moment"), 2 * 4 * 6_738_415_616 / 8);
         assert_eq!(one.split.moments, NumberFormat::Bf16);
         assert_eq!(bytes(&one, "moment"), 2 * 2 * 6_738_415_616);
-        assert_eq!(one.checkpoint_bytes, eight.checkpoint_bytes);
+        // A checkpoint holds the moments of all ranks, as they keep them.
+        let parameters = one.parameters;
+        assert_eq!(one.checkpoint_bytes, 2 * 8 * parameters);
+        assert_eq!(eight.checkpoint_bytes, 2 * 12 * parameters);
         let told = eight.to_string();
         assert!(
             told.contains("ranks that share a step                       8"),

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
-use super::tensor_file::Numbers;
+use super::tensor_file::{Numbers, Stored};
 use crate::trainer::collective::{Collective, CollectiveError, part};
 use crate::trainer::parameters::ParameterSet;
 
@@ -52,5 +52,9 @@ impl Gathered<'_> {
 impl Numbers for Gathered<'_> {
     fn read(&self, range: Range<usize>) -> io::Result<Vec<f32>> {
         self.gather(range).map_err(io::Error::other)
+    }
+
+    fn stored(&self) -> Stored {
+        Stored::of(self.part.format())
     }
 }

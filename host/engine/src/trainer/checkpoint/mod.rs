@@ -34,7 +34,7 @@ use super::parameters::{Layout, NumberFormat, ParameterSet};
 use super::prefixes::SharedPrefixes;
 use super::progress::{HeldOutLoss, StepRecord};
 use gathered::Gathered;
-use tensor_file::{BLOCK, Numbers, read_tensors, write_tensors};
+use tensor_file::{BLOCK, Numbers, Stored, read_tensors, write_tensors};
 
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
@@ -102,7 +102,7 @@ pub struct NumericPath {
     /// What is computed again for the backward pass; it changes no number.
     #[serde(default)]
     pub recompute: Recompute,
-    /// How AdamW's moments are kept while training goes on; a checkpoint holds them in f32.
+    /// How AdamW's moments are kept.
     #[serde(default)]
     pub moments: NumberFormat,
     /// How many ranks share a step; checkpoints that do not say it were computed by one.
@@ -325,7 +325,7 @@ impl CheckpointFolder {
                 };
                 CheckpointError::DiskFull {
                     path: path.to_owned(),
-                    needed_bytes: checkpoint_bytes(layout.count()),
+                    needed_bytes: checkpoint_bytes(layout.count(), tensors.m.part.format()),
                     kept,
                 }
             }
@@ -410,9 +410,11 @@ impl CheckpointFolder {
     }
 }
 
-/// Bytes that a checkpoint of so many parameters takes on disk, headers aside.
-pub fn checkpoint_bytes(parameters: usize) -> u64 {
-    12 * parameters as u64
+/// Bytes that a checkpoint of so many parameters takes on disk, headers aside; moments are stored as they
+/// are kept.
+pub fn checkpoint_bytes(parameters: usize, moments: NumberFormat) -> u64 {
+    let each = Stored::F32.bytes() + 2 * Stored::of(moments).bytes();
+    (each * parameters) as u64
 }
 
 fn load(

@@ -298,3 +298,23 @@ fn a_full_disk_is_an_error_and_spares_the_previous_checkpoint() {
         assert_eq!(fixture.load().0.unwrap().state.step, 2);
     }
 }
+
+#[test]
+fn moments_in_bf16_take_half_the_disk_and_come_back_in_any_format() {
+    let mut fixture = fixture();
+    let rounded = fixture.adamw.m.zeros_in(NumberFormat::Bf16).unwrap();
+    let exact = values(&fixture.adamw.m);
+    fixture.adamw.m = rounded;
+    fixture.adamw.m.write(0, &exact).unwrap();
+    let folder = fixture.save(1, 1);
+    let size = |name: &str| fs::metadata(folder.join(name)).unwrap().len();
+    let [_, m, v] = TENSORS;
+    assert!(2 * size(m) < size(v) + 4096, "{} {}", size(m), size(v));
+    // Read as f32: the same numbers.
+    let (checkpoint, notices) = fixture.load();
+    assert!(notices.is_empty(), "{notices:?}");
+    let got = checkpoint.unwrap().adamw.m;
+    assert_eq!(got.format(), NumberFormat::F32);
+    assert_eq!(values(&got), values(&fixture.adamw.m));
+    assert_ne!(values(&got), exact);
+}
