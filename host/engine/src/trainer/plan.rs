@@ -11,6 +11,7 @@ use super::config::{MicroBatchTokens, TrainConfig, TrainDtype};
 use super::device::{ComputeDevice, DeviceKind};
 use super::engine::{self, Capacity, Recompute};
 use super::formats::Formats;
+use super::operations::gpu;
 use super::parameters::NumberFormat;
 use super::prefixes::SharedPrefixes;
 use super::schedule::warmup_steps;
@@ -235,7 +236,7 @@ fn share(kind: DeviceKind) -> f64 {
 /// What NCCL is taken to need on a card for its channels to the others; not measured.
 const NCCL_ON_A_CARD: u64 = 1 << 30;
 
-/// What products and kernels on a card take beside the tensors they are given.
+/// What the libraries for products take of a card, and code that is loaded when it is first used.
 const WORKSPACE_ON_A_CARD: u64 = 128 << 20;
 
 /// Why a plan cannot be carried out.
@@ -385,8 +386,9 @@ fn memory_of(
             .map(|(purpose, bytes)| MemoryItem::new(purpose, bytes)),
     );
     if kind == DeviceKind::Cuda {
-        let purpose = "workspace of products";
-        memory.push(MemoryItem::new(purpose, WORKSPACE_ON_A_CARD));
+        let scratch = gpu::scratch_bytes(model, split.micro_batch_tokens) as u64;
+        let purpose = "products' and kernels' scratch";
+        memory.push(MemoryItem::new(purpose, WORKSPACE_ON_A_CARD + scratch));
         if room.ranks > 1 {
             memory.push(MemoryItem::new("buffers of NCCL", NCCL_ON_A_CARD));
         }

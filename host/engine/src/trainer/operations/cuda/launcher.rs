@@ -7,11 +7,11 @@ use std::sync::Arc;
 use candle_core::cuda::cudarc::driver::{
     CudaContext, CudaFunction, CudaStream, DevicePtr, result, sys,
 };
-use candle_core::cuda::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::cuda::{CudaDType, CudaStorage, WrapErr};
-use candle_core::{DType, Device, Result, Storage, Tensor, bail};
+use candle_core::{DType, Device, Error, Result, Storage, Tensor, bail};
 use half::bf16;
 
+use super::compile::compile;
 use super::products::Products;
 use crate::trainer::operations::Output;
 use crate::trainer::operations::gpu::{self, Argument, KERNELS, Launcher};
@@ -46,20 +46,12 @@ impl CudaLauncher {
                 "{card} has compute capability {major}.{minor}; the kernels need 8.0 (Ampere) or later. Train on the processor with device = \"cpu\""
             );
         }
-        let options = CompileOptions {
-            options: vec![
-                format!("--gpu-architecture=compute_{major}{minor}"),
-                "--std=c++17".to_owned(),
-            ],
-            name: Some("pacos.cu".to_owned()),
-            ..CompileOptions::default()
-        };
-        let ptx = compile_ptx_with_opts(gpu::source(), options).map_err(|error| {
-            candle_core::Error::Msg(format!(
-                "NVRTC cannot compile the kernels for {card}: {error:?}"
+        let code = compile(&gpu::source(), major, minor).map_err(|error| {
+            Error::Msg(format!(
+                "NVRTC cannot compile the kernels for {card}: {error}"
             ))
         })?;
-        let module = context.load_module(ptx).w()?;
+        let module = context.load_module(code).w()?;
         let kernels = KERNELS
             .into_iter()
             .map(|name| Ok((name, module.load_function(name).w()?)))
@@ -126,7 +118,7 @@ impl Launcher for CudaLauncher {
             )
         }
         .map_err(|error| {
-            candle_core::Error::Msg(format!(
+            Error::Msg(format!(
                 "the kernel {kernel} cannot be launched on {grid:?} blocks of {block} threads with {shared_bytes} bytes of shared memory: {error}"
             ))
         })

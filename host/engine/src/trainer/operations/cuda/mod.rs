@@ -1,5 +1,6 @@
 //! The operations on an NVIDIA card: fused kernels compiled for it by NVRTC, products by cuBLASLt.
 
+mod compile;
 mod launcher;
 mod products;
 
