@@ -1,6 +1,5 @@
-"""PyTorch on the same card: the matrix products of LLaMA 7B, and whole optimizer steps of LLaMA shapes.
+"""PyTorch on the same card: whole optimizer steps of LLaMA shapes.
 
-    python torch_peer.py matmul RESULTS
     python torch_peer.py step RESULTS --shape 7b --tokens 4096 --accumulate 4 --compile
     python torch_peer.py padded RESULTS --shape 7b
 
@@ -376,70 +375,9 @@ def padded_rows(options, device):
     return rows
 
 
-# The matrix products
-
-
-def matmul_rows(device):
-    """The rows that the section `matmul` of pacos-gpu-checks has, under the same names."""
-    linears = [
-        ("q, k, v or o", 4096, 4096),
-        ("q, k, v as one", 4096, 12288),
-        ("gate or up", 4096, 11008),
-        ("gate, up as one", 4096, 22016),
-        ("down", 11008, 4096),
-        ("head", 4096, 32000),
-    ]
-    normal = functools.partial(torch.randn, device=device, dtype=torch.bfloat16)
-    rows = []
-    for tokens in (1024, 4096, 8192, 16384):
-        for linear, inputs, outputs in linears:
-            x, weight, dy = normal(tokens, inputs), normal(outputs, inputs), normal(tokens, outputs)
-            plain = weight.t().contiguous()
-            forms = [
-                ("forward NT", lambda: x @ weight.t()),
-                ("forward NN", lambda: x @ plain),
-                ("input gradient NN", lambda: dy @ weight),
-                ("weight gradient TN", lambda: dy.t() @ x),
-            ]
-            for form, call in forms:
-                rate = 2 * tokens * inputs * outputs / seconds_of(call)
-                name = f"{linear}, {form}, {tokens} tokens"
-                rows.append({"name": name, "value": rate / 1e12, "unit": "TFLOP/s", "of_peak": rate / PEAK_BF16})
-            if hasattr(torch, "_scaled_mm") and tokens == 4096:
-                rate = 2 * tokens * inputs * outputs / seconds_of(eight_bit_product(x, weight))
-                name = f"{linear}, forward NT, fp8 (e4m3, one scale a tensor), {tokens} tokens"
-                rows.append({"name": name, "value": rate / 1e12, "unit": "TFLOP/s"})
-    return rows
-
-
-def eight_bit_product(x, weight):
-    """What fp8 would give; the cast of the operands is not in the time."""
-    one = torch.ones((), device=x.device)
-    x, weight = x.to(torch.float8_e4m3fn), weight.to(torch.float8_e4m3fn)
-    return lambda: torch._scaled_mm(x, weight.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
-
-
-def seconds_of(call):
-    """As clock.rs times: warmed up, batches of about 20 ms between two events, the median of five."""
-
-    def batch(calls):
-        call()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(calls):
-            call()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
-
-    batch(3)
-    calls = min(max(math.ceil(0.02 / (batch(2) / 2)), 3), 2000)
-    return statistics.median(batch(calls) / calls for _ in range(5))
-
-
 def main():
     parser = argparse.ArgumentParser(description="PyTorch's side of the GPU checks")
-    parser.add_argument("section", choices=["matmul", "step", "padded"])
+    parser.add_argument("section", choices=["step", "padded"])
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of a micro-batch")
@@ -452,9 +390,7 @@ def main():
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options.results.mkdir(parents=True, exist_ok=True)
-    if options.section == "matmul":
-        file, rows = "torch_matmul", matmul_rows(device)
-    elif options.section == "padded":
+    if options.section == "padded":
         file, rows = f"torch_padded_{options.shape}", padded_rows(options, device)
     else:
         how = options.compile or "eager"
@@ -463,10 +399,10 @@ def main():
             rows = step_rows(options, device)
         except torch.OutOfMemoryError as error:
             rows = [{"name": step_name(options), "text": f"out of memory: {error}".splitlines()[0][:120]}]
-    rows[0]["torch"] = torch.__version__
+    rows[0] |= {"torch": torch.__version__, "shape": options.shape}
     for row in rows:
         print(row["name"], row.get("value", row.get("text")), row.get("unit", ""), row.get("against", ""), flush=True)
-    section = file if options.section == "matmul" else "torch_step"
+    section = f"torch_{options.section}"
     (options.results / f"{file}.json").write_text(json.dumps({"section": section, "rows": rows}, indent=2))
 
 

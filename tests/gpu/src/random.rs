@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rand_distr::StandardNormal;
 
-/// Standard normal numbers as an f32 tensor on the CPU, the same for the same seed.
+/// Standard normal numbers as an f32 tensor of the host, the same for the same seed.
 pub fn normal(seed: u64, shape: &[usize]) -> Result<Tensor> {
     let random = StdRng::seed_from_u64(seed);
     let values: Vec<f32> = random
@@ -16,8 +16,7 @@ pub fn normal(seed: u64, shape: &[usize]) -> Result<Tensor> {
 }
 
 /// `count` indices below `limit`.
-pub fn indices(seed: u64, count: usize, limit: u32) -> Result<Tensor> {
+pub fn indices(seed: u64, count: usize, limit: u32) -> Vec<u32> {
     let mut random = StdRng::seed_from_u64(seed);
-    let values: Vec<u32> = (0..count).map(|_| random.random_range(0..limit)).collect();
-    Ok(Tensor::from_vec(values, count, &Device::Cpu)?)
+    (0..count).map(|_| random.random_range(0..limit)).collect()
 }

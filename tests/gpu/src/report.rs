@@ -5,18 +5,20 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-/// The results of one section.
+/// The results of one part.
 pub struct Report {
     section: &'static str,
+    file: String,
     rows: Vec<Value>,
     kept_its_bounds: bool,
 }
 
 impl Report {
-    /// An empty report.
-    pub fn new(section: &'static str) -> Self {
+    /// An empty report, for a file of that name.
+    pub fn new(section: &'static str, file: String) -> Self {
         Self {
             section,
+            file,
             rows: Vec::new(),
             kept_its_bounds: true,
         }
@@ -31,29 +33,35 @@ impl Report {
         if let Value::Object(details) = details {
             row.extend(details);
         }
-        println!("{:<8} {name:<62} {:>10} {unit}", self.section, shown(value));
+        println!(
+            "{:<10} {name:<72} {:>10} {unit}",
+            self.section,
+            shown(value)
+        );
         self.rows.push(Value::Object(row));
     }
 
     /// One error that must not exceed `bound`. A NaN exceeds every bound.
-    pub fn bounded(&mut self, name: &str, error: f64, bound: f64) {
+    pub fn bounded(&mut self, name: &str, error: f64, bound: f64, unit: &str) {
         let kept = error <= bound;
         self.kept_its_bounds &= kept;
-        self.measured(
-            name,
-            error,
-            "of max",
-            json!({ "bound": bound, "kept": kept }),
-        );
+        let details = json!({ "bound": bound, "kept": kept });
+        self.measured(name, error, unit, details);
+        if !kept {
+            println!(
+                "{:<10} {name}: EXCEEDS its bound of {bound:e}",
+                self.section
+            );
+        }
     }
 
     /// A fact that is no number.
     pub fn noted(&mut self, name: &str, text: &str) {
-        println!("{:<8} {name}: {text}", self.section);
+        println!("{:<10} {name}: {text}", self.section);
         self.rows.push(json!({ "name": name, "text": text }));
     }
 
-    /// The section ended early.
+    /// The part ended early.
     pub fn failed(&mut self, why: &str) {
         self.kept_its_bounds = false;
         self.rows.push(json!({ "name": "failed", "text": why }));
@@ -64,9 +72,9 @@ impl Report {
         self.kept_its_bounds
     }
 
-    /// Writes `FOLDER/SECTION.json`.
+    /// Writes its file into the folder.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let path = folder.join(format!("{}.json", self.section));
+        let path = folder.join(format!("{}.json", self.file));
         let text =
             serde_json::to_string_pretty(&json!({ "section": self.section, "rows": self.rows }))?;
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))

@@ -137,7 +137,13 @@ impl ComputeDevice {
 fn card(setting: DeviceSetting, index: usize) -> Result<ComputeDevice, DeviceError> {
     super::operations::cuda::open(index).map_err(|error| DeviceError::NoCard {
         setting,
-        reason: error.to_string(),
+        // candle adds a backtrace where one is asked for.
+        reason: error
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
     })
 }
 

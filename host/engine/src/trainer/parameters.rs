@@ -295,14 +295,14 @@ impl ParameterSet {
     /// # Errors
     /// candle's, if there are not so many.
     pub fn read(&self, range: Range<usize>) -> Result<Vec<f32>> {
-        let values = self.data.narrow(0, range.start, range.len())?;
+        let values = alone(&self.data, &range)?;
         if values.dtype() == DType::F32 {
             return values.to_vec1();
         }
         let values = values.to_vec1::<bf16>()?.into_iter();
-        Ok(match self.rest(range)? {
+        Ok(match &self.rest {
             Some(rest) => {
-                let rest = rest.to_vec1::<i16>()?;
+                let rest = alone(rest, &range)?.to_vec1::<i16>()?;
                 values.zip(rest).map(|(x, rest)| join(x, rest)).collect()
             }
             None => values.map(bf16::to_f32).collect(),
@@ -332,6 +332,17 @@ impl ParameterSet {
         };
         self.data.slice_set(&values, 0, start)
     }
+}
+
+/// Some numbers of a buffer in a buffer of their own: from a card candle copies a whole buffer to the
+/// host, however little of it is asked for.
+fn alone(buffer: &Tensor, range: &Range<usize>) -> Result<Tensor> {
+    if range.len() == buffer.elem_count() {
+        return Ok(buffer.clone());
+    }
+    let part = Tensor::zeros(range.len(), buffer.dtype(), buffer.device())?;
+    part.slice_set(&buffer.narrow(0, range.start, range.len())?, 0, 0)?;
+    Ok(part)
 }
 
 #[cfg(test)]

@@ -4,10 +4,8 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::segments::{PlacedLists, TILE};
-use super::{
-    Argument, AttentionSaved, Format, GpuOperations, Launcher, PlacedSegments, by_format, expect,
-    size,
-};
+use super::{Argument, Format, GpuOperations, Launcher, by_format, expect, size};
+use crate::trainer::operations::{AttentionSaved, PlacedSegments};
 
 /// Threads of a block: four warps, each with 16 of a tile's 64 rows.
 const THREADS: u32 = 128;

@@ -10,10 +10,24 @@ use crate::trainer::micro_batch::Segment;
 /// Queries, and keys, of a tile. The kernels are compiled for it.
 pub(super) const TILE: usize = 64;
 
-/// Most queries that one block gathers a tile's key gradients from. The first tokens of all examples
-/// may be one prefix, whose gradients a single block would gather from thousands of queries while the
-/// other blocks are long done.
+/// Queries behind a prefix that one block gathers a tile's key gradients from, at least. The first
+/// tokens of all examples may be one prefix, whose gradients a single block would gather from thousands
+/// of queries while the other blocks are long done.
 const GATHERED_QUERIES: usize = 512;
+
+/// Most parts that the work of a prefix's tiles is cut into: each has memory of its own until they are
+/// summed.
+const MOST_PARTS: usize = 32;
+
+/// How many parts a micro-batch's key gradients are at most summed from, if its examples share two
+/// prefixes of up to two tiles.
+pub(super) const fn expected_parts(tokens: usize) -> usize {
+    let [tiles, prefixes] = [2, 2];
+    // Each prefix gives a part from its own queries, and one that may be shorter than the others.
+    let gathered = tokens / GATHERED_QUERIES;
+    let most = prefixes * (MOST_PARTS / tiles);
+    tiles * (2 * prefixes + if gathered < most { gathered } else { most })
+}
 
 /// The work of one micro-batch. All numbers count tokens of the micro-batch.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -69,21 +83,21 @@ impl WorkLists {
                 });
             }
             for keys in chunks(tokens.clone(), TILE) {
-                let mut items = Vec::new();
-                for queries in chunks(keys.start..tokens.end, GATHERED_QUERIES) {
-                    items.push(KeyItem {
-                        keys: keys.clone(),
-                        seen: keys.clone(),
-                        queries,
-                        causal: true,
-                    });
-                }
+                // A segment's own queries are not cut: a long one has many tiles.
+                let mut items = vec![KeyItem {
+                    keys: keys.clone(),
+                    seen: keys.clone(),
+                    queries: keys.start..tokens.end,
+                    causal: true,
+                }];
                 for (prefix, queries) in &runs {
                     let seen = prefix.start.max(keys.start)..prefix.end.min(keys.end);
                     if seen.is_empty() {
                         continue;
                     }
-                    for queries in chunks(queries.clone(), GATHERED_QUERIES) {
+                    let parts = (MOST_PARTS / prefix.len().div_ceil(TILE)).max(1);
+                    let part = queries.len().div_ceil(parts).next_multiple_of(TILE);
+                    for queries in chunks(queries.clone(), part.max(GATHERED_QUERIES)) {
                         items.push(KeyItem {
                             keys: keys.clone(),
                             seen: seen.clone(),

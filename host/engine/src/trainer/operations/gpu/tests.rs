@@ -1,13 +1,19 @@
 //! What the twins of `operations/tests.rs` do not show: updates to the bit, the work lists, and that
 //! the emulated card notices what it should.
 
+use std::ops::Range;
+use std::sync::Mutex;
+
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 
 use super::emulator::{EmulatedLauncher, compile, run};
-use super::segments::{KeyItem, KeySum, QueryTile, WorkLists};
+use super::segments::{KeyItem, KeySum, QueryTile, WorkLists, expected_parts};
 use super::*;
-use crate::trainer::operations::{ComposedOperations, RandomBits};
+use crate::trainer::micro_batch::Segment;
+use crate::trainer::operations::{
+    AdamWNumbers, AdamWTensors, ComposedOperations, Operations, Output, RandomBits,
+};
 use crate::trainer::testing::SplitMix64;
 
 const CPU: Device = Device::Cpu;
@@ -113,19 +119,11 @@ fn updates_are_those_of_the_cpu_to_the_bit() {
 fn a_factor_that_is_not_finite_changes_nothing() {
     let gpu = GpuOperations::new(EmulatedLauncher);
     let formats = [DType::BF16, DType::BF16];
-    let before = updated(&gpu, formats, true, 0, 1.0);
-    let first = |state: &[Vec<u32>], count| -> Vec<Vec<u32>> {
-        state.iter().map(|bits| bits[..count].to_vec()).collect()
-    };
-    for factor in [f32::NAN, f32::INFINITY] {
-        let after = updated(&gpu, formats, true, 64, factor);
-        // Both begin with the same made-up weights.
-        assert_eq!(first(&after, 3)[0], first(&before, 3)[0]);
-        let moved = updated(&gpu, formats, true, 64, 1.0);
-        assert_ne!(after, moved);
-        let fresh = updated(&ComposedOperations, formats, true, 64, factor);
-        assert_eq!(after, fresh);
-    }
+    let with = |factor| updated(&gpu, formats, true, 64, factor);
+    let [nan, infinite, moved] = [f32::NAN, f32::INFINITY, 1.0].map(with);
+    // Where nothing changes, both leave what they began with.
+    assert!(nan == infinite);
+    assert!(nan != moved);
 }
 
 #[test]
@@ -173,11 +171,45 @@ fn work_lists_cut_segments_into_tiles() {
     );
     let sum = |keys, parts| KeySum { keys, parts };
     assert_eq!(lists.sums[..2], [sum(0..64, 0..3), sum(64..70, 3..6)]);
-    // The first tile of the long segment has more queries than one block takes.
-    assert_eq!(lists.parts[6..8].len(), 2);
-    assert_eq!(lists.sums[2], sum(80..144, 6..8));
+    assert_eq!((lists.parts.len(), lists.sums.len()), (6, 2));
+    assert!(lists.parts.len() <= expected_parts(701));
+    // A segment's own gradients are one piece, however long it is.
+    assert_eq!(lists.whole[0], part(80..144, 80..144, 80..700, true));
     let alone = part(700..701, 700..701, 700..701, true);
     assert_eq!(lists.whole.last(), Some(&alone));
+}
+
+#[test]
+fn parts_are_few_however_many_queries_share_a_prefix() {
+    let mut segments = Vec::new();
+    for prefix in [0..100, 100..200] {
+        let segment = |tokens, prefix| Segment {
+            tokens,
+            prefix,
+            row: None,
+        };
+        segments.push(segment(prefix, 0..0));
+    }
+    for (tokens, prefix) in [(200..8000, 0..100), (8000..16_384, 100..200)] {
+        segments.extend(tokens.step_by(100).map(|start| Segment {
+            tokens: start..(start + 100).min(16_384),
+            prefix: prefix.clone(),
+            row: None,
+        }));
+    }
+    let lists = WorkLists::of(&segments);
+    // Two tiles of each prefix: one part from its own queries, and 16 at most from those behind it.
+    assert!(
+        lists.parts.len() <= 2 * 2 * (1 + 16),
+        "{}",
+        lists.parts.len()
+    );
+    assert!(lists.parts.len() <= expected_parts(16_384));
+    let gathered = lists.parts.iter().filter(|part| part.keys == (0..64));
+    assert_eq!(
+        gathered.map(|part| part.queries.len()).sum::<usize>(),
+        100 + 7800
+    );
 }
 
 #[test]
@@ -195,6 +227,65 @@ fn shapes_that_do_not_fit_are_refused() {
     let across = x.t().unwrap();
     let error = gpu.zero(&across).unwrap_err().to_string();
     assert!(error.contains("contiguous"), "{error}");
+}
+
+/// Notes which kernels are launched.
+#[derive(Default)]
+struct Noting(Mutex<Vec<&'static str>>);
+
+impl Launcher for Noting {
+    fn instructions(&self) -> String {
+        EmulatedLauncher.instructions()
+    }
+
+    fn launch(
+        &self,
+        kernel: &'static str,
+        grid: [u32; 3],
+        block: u32,
+        shared_bytes: u32,
+        arguments: &[Argument<'_>],
+    ) -> Result<()> {
+        self.0.lock().unwrap().push(kernel);
+        EmulatedLauncher.launch(kernel, grid, block, shared_bytes, arguments)
+    }
+
+    fn matmul(&self, out: Output<'_>, a: &Tensor, b: &Tensor) -> Result<()> {
+        EmulatedLauncher.matmul(out, a, b)
+    }
+}
+
+#[test]
+fn tensor_cores_take_what_they_can() {
+    let gpu = GpuOperations::new(Noting::default());
+    let segments = [Segment {
+        tokens: 0..5,
+        prefix: 0..0,
+        row: None,
+    }];
+    let segments = gpu.place_segments(&segments, &CPU).unwrap();
+    let log_sum = Tensor::zeros((2, 5), DType::F32, &CPU).unwrap();
+    // Format, numbers of a head, and where in a buffer the queries begin.
+    for (dtype, head_dim, start, kernel) in [
+        (DType::BF16, 64, 0, "attention_bf16_64"),
+        (DType::BF16, 128, 8, "attention_bf16_128"),
+        (DType::BF16, 64, 4, "attention_bf16"),
+        (DType::BF16, 96, 0, "attention_bf16"),
+        (DType::F32, 64, 0, "attention_f32"),
+    ] {
+        let count = 2 * 5 * head_dim;
+        let q = Tensor::ones(start + count, dtype, &CPU).unwrap();
+        let q = q.narrow(0, start, count).unwrap();
+        let q = q.reshape((2, 5, head_dim)).unwrap();
+        let [k, v, out] = [(); 3].map(|()| Tensor::ones((2, 5, head_dim), dtype, &CPU).unwrap());
+        gpu.attention(&out, &log_sum, [&q, &k, &v], &segments)
+            .unwrap();
+        let launched = std::mem::take(&mut *gpu.launcher().0.lock().unwrap());
+        assert_eq!(launched, [kernel], "{dtype:?} {head_dim} {start}");
+        // All weights are equal, and so are all values.
+        let out = out.flatten_all().unwrap().to_dtype(DType::F32).unwrap();
+        assert!(out.to_vec1::<f32>().unwrap().iter().all(|x| *x == 1.0));
+    }
 }
 
 /// Kernels with the mistakes that the emulated card is there to find.

@@ -76,6 +76,7 @@ __device__ __forceinline__ float dot(const float *a, const T *b, unsigned head_d
 /// A lane's numbers of a row: every 32nd.
 struct LaneRow {
     float x[LANE_NUMBERS];
+    unsigned lane = threadIdx.x % 32;
 
     __device__ __forceinline__ void set(float value) {
 #pragma unroll
@@ -91,7 +92,7 @@ struct LaneRow {
     __device__ __forceinline__ void add(float factor, const T *row, unsigned head_dim) {
 #pragma unroll
         for (int i = 0; i < LANE_NUMBERS; i++) {
-            const unsigned d = threadIdx.x % 32 + 32 * i;
+            const unsigned d = lane + 32 * i;
             if (d < head_dim) x[i] += factor * to_float(row[d]);
         }
     }
@@ -100,7 +101,7 @@ struct LaneRow {
     __device__ __forceinline__ void write(T *row, unsigned head_dim) const {
 #pragma unroll
         for (int i = 0; i < LANE_NUMBERS; i++) {
-            const unsigned d = threadIdx.x % 32 + 32 * i;
+            const unsigned d = lane + 32 * i;
             if (d < head_dim) from_float(row[d], x[i]);
         }
     }

@@ -2,7 +2,6 @@
 // for 64 queries of a head, each of its four warps for 16 of them; scores and weights stay in registers.
 
 #define LOG2_E 1.4426950408889634f
-#define LN_2 0.6931471805599453f
 
 /// 64 rows of `D` numbers in shared memory, padded so that eight rows that a warp reads at once lie in
 /// different banks.
@@ -147,6 +146,7 @@ __device__ __forceinline__ void attend_mma(Bf16 *out, float *log_sum, const Bf16
     float largest[2] = {-infinity(), -infinity()}, sum[2] = {0.0f, 0.0f};
     float result[D / 8][4];
     clear(result);
+#pragma unroll 1
     for (unsigned base = 0; base < seen; base += TILE) {
         wait_for_copies<1>();
         __syncthreads();
@@ -230,8 +230,9 @@ __device__ __forceinline__ void attend_mma(Bf16 *out, float *log_sum, const Bf16
     keys.write(out + shape.plane(head), tile.start, count, result, inverse);
 }
 
+// As many blocks on a multiprocessor as the registers allow without spilling one.
 #define ATTENTION_MMA_KERNEL(D)                                                                    \
-    extern "C" __global__ void __launch_bounds__(128, 2) attention_bf16_##D(                          \
+    extern "C" __global__ void __launch_bounds__(128, D == 64 ? 3 : 2) attention_bf16_##D(         \
         Bf16 *out, float *log_sum, const Bf16 *q, const Bf16 *k, const Bf16 *v,                    \
         const unsigned *tiles, unsigned tokens, unsigned group, unsigned, float scale) {           \
         attend_mma<D>(out, log_sum, q, k, v, tiles, AttentionShape{tokens, group, D, scale});      \

@@ -134,6 +134,7 @@ __device__ __forceinline__ void rms_norm_weight_gradient(T *d_weight, const floa
     const unsigned column = blockIdx.x * 32 + lane;
     float sum = 0.0f;
     if (column < width) {
+#pragma unroll 8
         for (unsigned part = warp; part < parts; part += warps) {
             sum += partials[(Index)part * width + column];
         }
