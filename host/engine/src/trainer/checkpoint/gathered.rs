@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::tensor_file::{Numbers, Stored};
 use crate::trainer::collective::{Collective, CollectiveError, part};
@@ -20,7 +20,7 @@ pub(super) struct Gathered<'a> {
 }
 
 impl Gathered<'_> {
-    /// Some of the numbers, in f32. On other ranks than the first, those of that rank alone.
+    /// Some of the numbers, in f32; they travel as they are kept. On other ranks than the first, those of that rank alone.
     pub(super) fn gather(&self, range: Range<usize>) -> Result<Vec<f32>, CollectiveError> {
         let (rank, world_size) = (self.ranks.rank(), self.ranks.world_size());
         let mut all = Vec::new();
@@ -31,18 +31,17 @@ impl Gathered<'_> {
                 continue;
             }
             if rank == owner {
-                let here = wanted.start - owned.start..wanted.end - owned.start;
-                let values = self.part.read(here)?;
+                let place = wanted.start - owned.start..wanted.end - owned.start;
                 if owner != 0 {
-                    let tensor = Tensor::from_slice(&values, values.len(), &Device::Cpu)?;
-                    self.ranks.to_first(owner, &tensor)?;
+                    let values = self.part.view(place.clone(), &[place.len()])?;
+                    self.ranks.to_first(owner, &values)?;
                 }
-                all.extend(values);
+                all.extend(self.part.read(place)?);
             } else {
-                let values = vec![0.0f32; wanted.len()];
-                let tensor = Tensor::from_vec(values, wanted.len(), &Device::Cpu)?;
-                self.ranks.to_first(owner, &tensor)?;
-                all.extend(tensor.to_vec1::<f32>()?);
+                let sample = self.part.data();
+                let values = Tensor::zeros(wanted.len(), sample.dtype(), sample.device())?;
+                self.ranks.to_first(owner, &values)?;
+                all.extend(values.to_dtype(DType::F32)?.to_vec1::<f32>()?);
             }
         }
         Ok(all)
