@@ -294,7 +294,7 @@ impl From<TrainAloneError> for Failed {
             | TrainAloneError::LongPrompts { .. }
             | TrainAloneError::OfARecipe(_)
             | TrainAloneError::OtherStudent { .. }
-            | TrainAloneError::Ranks(RanksError::Launch(_))
+            | TrainAloneError::Ranks(RanksError::Launch(_) | RanksError::OneCard { .. })
             | TrainAloneError::Train(TrainStageError::Trainer(
                 TrainError::Row { .. } | TrainError::NoRows,
             )) => 2,

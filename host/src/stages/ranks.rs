@@ -1,7 +1,8 @@
 //! The processes that train one student together.
 
+use super::{train::TrainStageError, train_alone::TrainAloneError};
 use crate::trainer::{
-    ComputeDevice, DeviceKind,
+    ComputeDevice, DeviceKind, DeviceSetting,
     collective::{Alone, Collective, CollectiveError, JoinError, Patience, Tcp},
     launch::{Launch, LaunchError},
 };
@@ -32,6 +33,16 @@ pub enum RanksError {
         "{0} ranks train on cards, but this program was built without NCCL. Build it with `cargo build --release --features nccl`, or set device = \"cpu\""
     )]
     NoNccl(usize),
+    /// Several ranks of one machine on one card.
+    #[error(
+        "device = \"{device}\" would put {ranks} ranks of this machine on one card. Write device = \"cuda\", and each rank takes the card of its own local rank"
+    )]
+    OneCard {
+        /// The setting.
+        device: DeviceSetting,
+        /// Ranks of the machine.
+        ranks: usize,
+    },
 }
 
 impl Ranks {
@@ -75,16 +86,23 @@ impl Ranks {
         self.local_rank
     }
 
-    /// The number of the card that it computes on, where it does.
-    #[must_use]
-    pub fn card(&self) -> usize {
-        self.card
-    }
-
     /// How many share its machine.
     #[must_use]
     pub fn local_world_size(&self) -> usize {
         self.local_world_size
+    }
+
+    /// The device of this rank.
+    ///
+    /// # Errors
+    /// If it is not there, or ranks of one machine would share a card.
+    pub fn device(&self, setting: DeviceSetting) -> Result<ComputeDevice, TrainAloneError> {
+        let ranks = self.local_world_size;
+        if let (DeviceSetting::Cuda(Some(_)), 2..) = (setting, ranks) {
+            let device = setting;
+            return Err(RanksError::OneCard { device, ranks }.into());
+        }
+        Ok(ComputeDevice::find(setting, self.card).map_err(TrainStageError::from)?)
     }
 
     /// Has them exchange tensors of the device that each computes on.
@@ -109,4 +127,26 @@ fn on_cards(ranks: Tcp, device: &ComputeDevice) -> Result<Box<dyn Collective>, R
 #[cfg(not(feature = "nccl"))]
 fn on_cards(ranks: Tcp, _: &ComputeDevice) -> Result<Box<dyn Collective>, RanksError> {
     Err(RanksError::NoNccl(ranks.world_size()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_of_one_machine_do_not_share_a_card() {
+        let ranks = Ranks {
+            local_world_size: 2,
+            ..Ranks::alone()
+        };
+        let error = ranks.device(DeviceSetting::Cuda(Some(1))).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "device = \"cuda:1\" would put 2 ranks of this machine on one card. Write device = \"cuda\", and each rank takes the card of its own local rank"
+        );
+        assert_eq!(
+            ranks.device(DeviceSetting::Cpu).unwrap().kind,
+            DeviceKind::Cpu
+        );
+    }
 }

@@ -173,8 +173,7 @@ pub fn train_alone(
 ) -> Result<TrainedAlone, TrainAloneError> {
     let local = (ranks.local_rank(), ranks.local_world_size());
     // Before the weights are in memory: they are part of the plan.
-    let device =
-        ComputeDevice::find(job.config.device, ranks.card()).map_err(TrainStageError::from)?;
+    let device = ranks.device(job.config.device)?;
     let ranks = ranks.on(&device)?;
     let trained = train_here(job, &device, &*ranks, local, fetching, progress);
     let cancelled = |error: &TrainAloneError| {

@@ -1,8 +1,8 @@
 //! LLaMA forward and backward, written out by hand over buffers that are made once.
 //!
-//! One decoder layer ([`layer`]) is RMSNorm, one product for query, key and value, rotary embedding,
+//! One decoder layer (`layer.rs`) is RMSNorm, one product for query, key and value, rotary embedding,
 //! causal attention, output projection, RMSNorm, one product for gate and up, SwiGLU, down projection
-//! (Touvron et al., arXiv 2302.13971). The [`head`] runs on label rows only, in chunks. Nothing here
+//! (Touvron et al., arXiv 2302.13971). The head (`head.rs`) runs on label rows only, in chunks. Nothing here
 //! knows its device: all arithmetic goes through [`Operations`]. What a layer keeps for its backward
 //! pass is listed in [`buffers`], which the planner prints.
 

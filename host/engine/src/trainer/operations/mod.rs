@@ -4,7 +4,7 @@
 //! [`Operations`] lists every operation, forward and backward, over candle tensors whose buffers are
 //! there already: nothing is allocated for a result, what is written is written in place. There are
 //! three implementations. [`CpuOperations`] hands the tensors' elements to the fused
-//! [kernels](super::kernels). [`GpuOperations`](gpu::GpuOperations) launches fused kernels in CUDA C++.
+//! kernels beside this folder. [`GpuOperations`](gpu::GpuOperations) launches fused kernels in CUDA C++.
 //! [`ComposedOperations`] is made of candle's own plain operations and runs on every device that candle
 //! knows: it is what the others are tested against.
 
