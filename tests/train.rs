@@ -317,6 +317,7 @@ fn two_processes_train_what_one_does() {
     assert!(second.status.success());
     let silence = [second.stdout, second.stderr].concat();
     assert_eq!(String::from_utf8_lossy(&silence), "");
+    assert_eq!(losses(&alone).len(), losses(&told).len());
     for (one, two) in losses(&alone).iter().zip(losses(&told)) {
         assert!((one - two).abs() < 1e-5, "{one} {two}");
     }
@@ -338,7 +339,8 @@ fn two_processes_train_what_one_does() {
         "{said}"
     );
     assert!(said.contains("start all ranks again"), "{said}");
-    let [first, _] = start("killed", [None, None]);
+    let [first, second] = start("killed", [None, None]);
+    assert!(first.status.success() && second.status.success());
     let resumed = String::from_utf8(first.stdout).unwrap();
     assert_eq!(losses(&resumed), losses(&told));
     assert_eq!(weights(&desk.path("killed")), weights(&desk.path("both")));

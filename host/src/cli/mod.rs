@@ -55,6 +55,11 @@ enum Command {
     /// Run a recipe, from wherever it was left
     Run(run::RunArgs),
     /// Train a student on a dataset, and nothing else
+    ///
+    /// No teacher, no key, no evaluation. With a manifest, its student and its [trainer] are taken; with
+    /// a dataset, --model and the published recipe's settings. Kill it at any moment and run the same
+    /// command again. Started as several processes by torchrun, srun or mpirun, it divides the work
+    /// among them.
     Train(train::TrainArgs),
     /// Find everything that is wrong with a recipe, without starting or spending anything
     Check(check::CheckArgs),

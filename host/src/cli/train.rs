@@ -23,11 +23,6 @@ use crate::{
     trainer::{self, HeldOutLoss, Plan, StepRecord, TrainConfig, TrainError, plan::size},
 };
 
-/// Train a student on a dataset, and nothing else: no teacher, no key, no evaluation.
-///
-/// With a manifest, its student and its [trainer] are taken; with a dataset, --model and the
-/// published recipe's settings. Kill it at any moment and run the same command again. Started as
-/// several processes by torchrun, srun or mpirun, it divides the work among them.
 #[derive(Args)]
 pub(super) struct TrainArgs {
     /// A recipe (.toml), or a dataset: JSON Lines, or a JSON array such as alpaca_data.json
@@ -76,11 +71,13 @@ pub(super) async fn train(args: TrainArgs) -> Result<(), Failed> {
         .dir
         .clone()
         .unwrap_or_else(|| Path::new("trained").join(&subject.name));
-    let ranks = apart(Ranks::join).await.map_err(TrainAloneError::from)?;
+    let ranks = apart(|| Ranks::join(&|sentence| eprintln!("{sentence}")))
+        .await
+        .map_err(TrainAloneError::from)?;
     let rank = ranks.rank();
     // Rank 0 alone writes there, and speaks.
     let locked = match rank {
-        0 => Some(RunDir::open(&dir)?),
+        0 => Some(RunDir::open(&dir).inspect_err(|error| ranks.stop(&error.to_string()))?),
         _ => None,
     };
     let cancel = Arc::new(AtomicBool::new(false));

@@ -35,7 +35,7 @@ pub enum RanksError {
     NoNccl(usize),
     /// Several ranks of one machine on one card.
     #[error(
-        "device = \"{device}\" would put {ranks} ranks of this machine on one card. Write device = \"cuda\", and each rank takes the card of its own local rank"
+        "device = \"{device}\" may put {ranks} ranks of this machine on one card. Write device = \"cuda\", and each rank takes the card of its own local rank"
     )]
     OneCard {
         /// The setting.
@@ -57,14 +57,23 @@ impl Ranks {
         }
     }
 
-    /// Finds the others, where a launcher has started several. Blocks until all are there.
+    /// Finds the others, where a launcher has started several. Blocks until all are there; the first rank
+    /// says for whom it waits.
     ///
     /// # Errors
     /// If the launcher's variables contradict each other, or the others do not come.
-    pub fn join() -> Result<Self, RanksError> {
+    pub fn join(telling: &dyn Fn(&str)) -> Result<Self, RanksError> {
         let Some(launch) = Launch::from_environment()? else {
             return Ok(Self::alone());
         };
+        if launch.rank == 0 && launch.world_size > 1 {
+            let others = match launch.world_size - 1 {
+                1 => "another rank".to_owned(),
+                others => format!("{others} other ranks"),
+            };
+            let Launch { host, port, .. } = &launch;
+            telling(&format!("waiting for {others} at {host}, port {port}"));
+        }
         Ok(Self {
             local_rank: launch.local_rank,
             card: launch.card,
@@ -105,6 +114,13 @@ impl Ranks {
         Ok(ComputeDevice::find(setting, self.card).map_err(TrainStageError::from)?)
     }
 
+    /// Has the others end, and tells them why.
+    pub fn stop(&self, reason: &str) {
+        if let Some(ranks) = &self.joined {
+            ranks.stop(reason);
+        }
+    }
+
     /// Has them exchange tensors of the device that each computes on.
     ///
     /// # Errors
@@ -142,7 +158,7 @@ mod tests {
         let error = ranks.device(DeviceSetting::Cuda(Some(1))).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "device = \"cuda:1\" would put 2 ranks of this machine on one card. Write device = \"cuda\", and each rank takes the card of its own local rank"
+            "device = \"cuda:1\" may put 2 ranks of this machine on one card. Write device = \"cuda\", and each rank takes the card of its own local rank"
         );
         assert_eq!(
             ranks.device(DeviceSetting::Cpu).unwrap().kind,

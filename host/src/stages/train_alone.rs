@@ -173,7 +173,9 @@ pub fn train_alone(
 ) -> Result<TrainedAlone, TrainAloneError> {
     let local = (ranks.local_rank(), ranks.local_world_size());
     // Before the weights are in memory: they are part of the plan.
-    let device = ranks.device(job.config.device)?;
+    let device = ranks
+        .device(job.config.device)
+        .inspect_err(|error| ranks.stop(&error.to_string()))?;
     let ranks = ranks.on(&device)?;
     let trained = train_here(job, &device, &*ranks, local, fetching, progress);
     let cancelled = |error: &TrainAloneError| {

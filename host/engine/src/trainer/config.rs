@@ -166,17 +166,40 @@ pub enum TemplateName {
 
 /// A number format as it is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum DtypeSetting {
     /// The program's choice.
     #[default]
     Auto,
     /// [`TrainDtype::F32`].
-    #[serde(alias = "float32")]
     F32,
     /// [`TrainDtype::Bf16`].
-    #[serde(alias = "bfloat16")]
     Bf16,
+}
+
+impl TryFrom<String> for DtypeSetting {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "auto" => Ok(Self::Auto),
+            "f32" | "float32" => Ok(Self::F32),
+            "bf16" | "bfloat16" => Ok(Self::Bf16),
+            _ => Err(format!(
+                "{text:?} is no number format of the trainer; expected \"auto\", \"f32\" or \"bf16\""
+            )),
+        }
+    }
+}
+
+impl From<DtypeSetting> for &'static str {
+    fn from(setting: DtypeSetting) -> Self {
+        match setting {
+            DtypeSetting::Auto => "auto",
+            DtypeSetting::F32 => "f32",
+            DtypeSetting::Bf16 => "bf16",
+        }
+    }
 }
 
 impl DtypeSetting {

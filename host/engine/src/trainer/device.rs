@@ -84,6 +84,8 @@ pub struct ComputeDevice {
     pub name: String,
     /// Memory that can be had on it now, where that is known.
     pub available_bytes: Option<u64>,
+    /// What a user should know of the choice, if anything.
+    pub caution: Option<String>,
     /// candle's handle.
     pub handle: Device,
 }
@@ -108,6 +110,18 @@ pub enum DeviceError {
     },
 }
 
+impl DeviceError {
+    /// What is said where the processor takes a card's place; nothing where no card was to be expected.
+    fn caution(&self) -> Option<String> {
+        match self {
+            Self::NotBuiltIn(_) => None,
+            Self::NoCard { reason, .. } => Some(format!(
+                "no card can be used ({reason}), so that training is on the processor; device = \"cpu\" says so without this notice"
+            )),
+        }
+    }
+}
+
 impl ComputeDevice {
     /// The processor, with the memory that can be had now.
     pub fn cpu() -> Self {
@@ -115,6 +129,7 @@ impl ComputeDevice {
             kind: DeviceKind::Cpu,
             name: "this processor".to_owned(),
             available_bytes: memory::available_bytes(),
+            caution: None,
             handle: Device::Cpu,
         }
     }
@@ -127,7 +142,10 @@ impl ComputeDevice {
     pub fn find(setting: DeviceSetting, local_rank: usize) -> Result<Self, DeviceError> {
         match setting {
             DeviceSetting::Cpu => Ok(Self::cpu()),
-            DeviceSetting::Auto => Ok(card(setting, local_rank).unwrap_or_else(|_| Self::cpu())),
+            DeviceSetting::Auto => Ok(card(setting, local_rank).unwrap_or_else(|error| Self {
+                caution: error.caution(),
+                ..Self::cpu()
+            })),
             DeviceSetting::Cuda(index) => card(setting, index.unwrap_or(local_rank)),
         }
     }

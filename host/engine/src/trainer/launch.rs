@@ -69,7 +69,7 @@ impl fmt::Display for Launcher {
 pub enum LaunchError {
     /// One variable of several that belong together.
     #[error(
-        "{set} is set, as by {launcher}, and {missing} is not: start all ranks by {launcher}, or unset {set} for a run alone"
+        "{set} is set, as by {launcher}, and {missing} is not: start all ranks by {launcher}, or unset all of its variables for a run alone"
     )]
     HalfSet {
         /// A variable that is there.
@@ -458,10 +458,19 @@ fn slurm(environment: &Environment<'_>) -> Result<Option<Launch>, LaunchError> {
         None => None,
     };
     let rank = environment.number("SLURM_PROCID")?;
-    let (Some(rank), Some((size_name, world_size))) = (rank, tasks) else {
-        return Ok(None);
+    let of_a_shell = step.is_some_and(|step| SHELL_STEPS.contains(&step));
+    let (rank, size_name, world_size) = match (rank, tasks) {
+        (Some(rank), Some((name, size))) => (rank, name, size),
+        (Some(_), None) if step.is_some() && !of_a_shell => {
+            return Err(LaunchError::HalfSet {
+                set: "SLURM_PROCID",
+                missing: "SLURM_STEP_NUM_TASKS",
+                launcher,
+            });
+        }
+        _ => return Ok(None),
     };
-    if step.is_some_and(|step| SHELL_STEPS.contains(&step)) || world_size == 1 {
+    if of_a_shell || world_size == 1 {
         return Ok(Some(alone(launcher, LOOPBACK)));
     }
     below("SLURM_PROCID", rank, size_name, world_size)?;

@@ -29,6 +29,7 @@ pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod train;
+mod transfer;
 
 pub use config::TrainConfig;
 pub use device::{ComputeDevice, DeviceError, DeviceKind, DeviceSetting};

@@ -9,6 +9,7 @@ use half::bf16;
 use serde::{Deserialize, Serialize};
 
 use super::rounding::{join, split};
+use super::transfer;
 use crate::llama::{LlamaConfig, Weights};
 
 /// How the numbers of a set are kept.
@@ -144,14 +145,15 @@ impl ParameterSet {
     /// candle's, if the device has not so much memory.
     pub fn zeros(layout: &Layout, format: NumberFormat, device: &Device) -> Result<Self> {
         let count = layout.count();
-        let rest = match format {
-            NumberFormat::Split => Some(Tensor::zeros(count, DType::I16, device)?),
-            NumberFormat::F32 | NumberFormat::Bf16 => None,
-        };
+        // Cards have no memory of no size.
+        let zeros = |dtype| Tensor::zeros(count.max(1), dtype, device)?.narrow(0, 0, count);
         Ok(Self {
             layout: layout.clone(),
-            data: Tensor::zeros(count, format.dtype(), device)?,
-            rest,
+            data: zeros(format.dtype())?,
+            rest: match format {
+                NumberFormat::Split => Some(zeros(DType::I16)?),
+                NumberFormat::F32 | NumberFormat::Bf16 => None,
+            },
         })
     }
 
@@ -177,13 +179,12 @@ impl ParameterSet {
                     range.len()
                 );
             }
-            if format == NumberFormat::Split {
+            if format == NumberFormat::F32 && device.is_cpu() {
+                let values = tensor.to_dtype(DType::F32)?.flatten_all()?.contiguous()?;
+                set.data.slice_set(&values, 0, range.start)?;
+            } else {
                 let values = tensor.flatten_all()?.to_dtype(DType::F32)?;
                 set.write(range.start, &values.to_vec1()?)?;
-            } else {
-                let values = tensor.to_device(device)?.to_dtype(format.dtype())?;
-                let values = values.flatten_all()?.contiguous()?;
-                set.data.slice_set(&values, 0, range.start)?;
             }
         }
         Ok(set)
@@ -295,18 +296,13 @@ impl ParameterSet {
     /// # Errors
     /// candle's, if there are not so many.
     pub fn read(&self, range: Range<usize>) -> Result<Vec<f32>> {
-        let values = alone(&self.data, &range)?;
-        if values.dtype() == DType::F32 {
-            return values.to_vec1();
-        }
-        let values = values.to_vec1::<bf16>()?.into_iter();
-        Ok(match &self.rest {
-            Some(rest) => {
-                let rest = alone(rest, &range)?.to_vec1::<i16>()?;
-                values.zip(rest).map(|(x, rest)| join(x, rest)).collect()
-            }
-            None => values.map(bf16::to_f32).collect(),
-        })
+        let Some(rest) = &self.rest else {
+            return transfer::read_f32(&self.data, range);
+        };
+        let values = transfer::read::<bf16>(&self.data, range.clone())?;
+        let rest = transfer::read::<i16>(rest, range)?;
+        let whole = values.into_iter().zip(rest);
+        Ok(whole.map(|(x, rest)| join(x, rest)).collect())
     }
 
     /// Copies values from the host, to the places from `start` on.
@@ -314,35 +310,22 @@ impl ParameterSet {
     /// # Errors
     /// candle's, if there are not so many places.
     pub fn write(&mut self, start: usize, values: &[f32]) -> Result<()> {
-        let (count, device) = (values.len(), self.data.device());
-        let values = match self.format() {
-            NumberFormat::F32 => Tensor::from_slice(values, count, device)?,
+        match self.format() {
+            NumberFormat::F32 => transfer::write(&self.data, start, values),
             NumberFormat::Bf16 => {
                 let rounded: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
-                Tensor::from_vec(rounded, count, device)?
+                transfer::write(&self.data, start, &rounded)
             }
             NumberFormat::Split => {
                 let halves = values.iter().map(|x| split(*x));
                 let (high, low): (Vec<bf16>, Vec<i16>) = halves.unzip();
                 if let Some(rest) = &self.rest {
-                    rest.slice_set(&Tensor::from_vec(low, count, device)?, 0, start)?;
+                    transfer::write(rest, start, &low)?;
                 }
-                Tensor::from_vec(high, count, device)?
+                transfer::write(&self.data, start, &high)
             }
-        };
-        self.data.slice_set(&values, 0, start)
+        }
     }
-}
-
-/// Some numbers of a buffer in a buffer of their own: from a card candle copies a whole buffer to the
-/// host, however little of it is asked for.
-fn alone(buffer: &Tensor, range: &Range<usize>) -> Result<Tensor> {
-    if range.len() == buffer.elem_count() {
-        return Ok(buffer.clone());
-    }
-    let part = Tensor::zeros(range.len(), buffer.dtype(), buffer.device())?;
-    part.slice_set(&buffer.narrow(0, range.start, range.len())?, 0, 0)?;
-    Ok(part)
 }
 
 #[cfg(test)]

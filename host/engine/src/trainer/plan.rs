@@ -431,13 +431,18 @@ impl Plan {
             available_bytes,
             state_bytes: self.state_bytes,
             parameters: self.parameters,
-            way_out: match self.trained_parameters < self.parameters {
-                true => "Choose a smaller student, or a machine with more memory",
-                false => {
-                    "Train adapters instead ([trainer.lora]), or choose a smaller student or a machine with more memory"
+            way_out: {
+                let larger = match self.device {
+                    DeviceKind::Cpu => "a machine with more memory",
+                    DeviceKind::Cuda => "a larger card",
+                };
+                match self.trained_parameters < self.parameters {
+                    true => format!("Choose a smaller student, or {larger}"),
+                    false => format!(
+                        "Train adapters instead ([trainer.lora]), or choose a smaller student or {larger}"
+                    ),
                 }
-            }
-            .to_owned(),
+            },
         })
     }
 }

@@ -210,7 +210,10 @@ pub(super) fn training(
     let fits = planned.as_ref().zip(available_bytes).map(|(plan, bytes)| {
         let fits = plan.fits(bytes);
         if let Err(error) = &fits {
-            obstacles.push(format!("{error}; `pacos run` refuses this recipe"));
+            obstacles.push(match card {
+                Some(_) => format!("on such a card {error}"),
+                None => format!("{error}; `pacos run` refuses this recipe"),
+            });
         }
         fits.is_ok()
     });

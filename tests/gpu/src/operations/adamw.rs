@@ -7,7 +7,7 @@ use half::bf16;
 use pacos_engine::trainer::operations::{
     AdamWNumbers, AdamWTensors, ComposedOperations, Operations, RandomBits,
 };
-use pacos_engine::trainer::parameters::NumberFormat;
+use pacos_engine::trainer::parameters::{Layout, NumberFormat, ParameterSet};
 use pacos_engine::trainer::{ComputeDevice, DeviceKind};
 
 use super::Work;
@@ -43,8 +43,8 @@ const ROUNDED_MOMENTS: Kept = Kept {
     moments: DType::BF16,
 };
 
-/// A stretch that begins where no vector of 16 bytes does.
-const START: usize = 3;
+/// Stretches that begin where a vector of 16 bytes does, and where none does.
+const STARTS: [usize; 2] = [0, 3];
 const COUNT: usize = 100_003;
 
 /// One row for each way of keeping numbers, and one for a gradient whose norm is not finite.
@@ -57,16 +57,20 @@ pub fn check(
         DeviceKind::Cpu => &[ALL_F32],
         DeviceKind::Cuda => &[ALL_F32, EXACT_MOMENTS, ROUNDED_MOMENTS],
     };
-    for &kept in ways {
+    halves_come_back(device, report)?;
+    let cases = STARTS
+        .iter()
+        .flat_map(|start| ways.iter().map(move |kept| (*start, *kept)));
+    for (start, kept) in cases {
         for factor in [0.7, f32::NAN] {
             let [own, twin] = [
                 (operations, &device.handle),
                 (&ComposedOperations, &Device::Cpu),
             ]
             .map(|(operations, device)| -> Result<Vec<u64>> {
-                let state = State::new(kept, START + COUNT, device)?;
+                let state = State::new(kept, start + COUNT, device)?;
                 for update in 1..=3 {
-                    state.update(operations, START, COUNT, factor, update)?;
+                    state.update(operations, start, COUNT, factor, update)?;
                 }
                 state.bits()
             });
@@ -77,9 +81,27 @@ pub fn check(
             } else {
                 ""
             };
-            let name = format!("AdamW, {}{what}", kept.name);
+            let name = format!("AdamW, {} from number {start} on{what}", kept.name);
             report.bounded(&name, different as f64, 0.0, "numbers differ");
         }
+    }
+    Ok(())
+}
+
+/// Numbers go to a part of a buffer on the device and come back from a part of it, in every format.
+fn halves_come_back(device: &ComputeDevice, report: &mut Report) -> Result<()> {
+    let layout = Layout::of_shapes([("numbers".to_owned(), vec![COUNT])]);
+    let numbers: Vec<f32> = random::normal(6, &[COUNT])?.to_vec1()?;
+    for format in [NumberFormat::F32, NumberFormat::Split] {
+        let mut set = ParameterSet::zeros(&layout, format, &device.handle)?;
+        let (first, second) = numbers.split_at(COUNT / 3);
+        set.write(first.len(), second)?;
+        set.write(0, first)?;
+        let mut back = set.read(0..COUNT / 2)?;
+        back.extend(set.read(COUNT / 2..COUNT)?);
+        let different = numbers.iter().zip(&back).filter(|(a, b)| a != b).count();
+        let name = format!("numbers to the device and back, {format:?}");
+        report.bounded(&name, different as f64, 0.0, "numbers differ");
     }
     Ok(())
 }

@@ -3,11 +3,12 @@
 use std::io;
 use std::ops::Range;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::tensor_file::{Numbers, Stored};
 use crate::trainer::collective::{Collective, CollectiveError, part};
 use crate::trainer::parameters::ParameterSet;
+use crate::trainer::transfer::read_f32;
 
 /// A moment of AdamW. Rank 0 reads it, and every other rank reads the same ranges in the same order.
 #[derive(Clone, Copy)]
@@ -20,7 +21,8 @@ pub(super) struct Gathered<'a> {
 }
 
 impl Gathered<'_> {
-    /// Some of the numbers, in f32; they travel as they are kept. On other ranks than the first, those of that rank alone.
+    /// Some of the numbers, in f32; they travel as they are kept. On other ranks than the first, those of
+    /// that rank alone.
     pub(super) fn gather(&self, range: Range<usize>) -> Result<Vec<f32>, CollectiveError> {
         let (rank, world_size) = (self.ranks.rank(), self.ranks.world_size());
         let mut all = Vec::new();
@@ -41,7 +43,7 @@ impl Gathered<'_> {
                 let sample = self.part.data();
                 let values = Tensor::zeros(wanted.len(), sample.dtype(), sample.device())?;
                 self.ranks.to_first(owner, &values)?;
-                all.extend(values.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+                all.extend(read_f32(&values, 0..wanted.len())?);
             }
         }
         Ok(all)

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError, mpsc};
@@ -210,7 +211,7 @@ struct Buffer {
 
 impl Buffer {
     /// Some of the elements.
-    fn part(self, range: std::ops::Range<usize>) -> Self {
+    fn part(self, range: Range<usize>) -> Self {
         assert!(
             range.start <= range.end && range.end <= self.count,
             "parts lie within their tensor"
@@ -235,6 +236,18 @@ impl Buffer {
 }
 
 const SUM: sys::ncclRedOp_t = sys::ncclRedOp_t::ncclSum;
+
+/// Several calls as one. The group is closed even where one of them fails: calls after it would wait for
+/// its end for ever.
+fn grouped(
+    roots: Range<usize>,
+    mut call: impl FnMut(usize) -> Result<(), result::NcclError>,
+) -> Result<(), result::NcclError> {
+    result::group_start()?;
+    let called = roots.into_iter().try_for_each(&mut call);
+    let closed = result::group_end().map(|_| ());
+    called.and(closed)
+}
 
 impl Collective for Nccl {
     fn rank(&self) -> usize {
@@ -269,26 +282,26 @@ impl Collective for Nccl {
                 }
                 .map(|_| ());
             }
-            result::group_start()?;
-            for root in 0..world_size {
+            grouped(0..world_size, |root| {
                 let Buffer { data, count, .. } = part(root);
-                if count > 0 {
-                    // SAFETY: the part lies within a tensor of this card, and is summed in place.
-                    unsafe {
-                        result::reduce(
-                            data,
-                            data,
-                            count,
-                            all.dtype,
-                            SUM,
-                            root as i32,
-                            all.communicator,
-                            all.stream,
-                        )
-                    }?;
+                if count == 0 {
+                    return Ok(());
                 }
-            }
-            result::group_end().map(|_| ())
+                // SAFETY: the part lies within a tensor of this card, and is summed in place.
+                unsafe {
+                    result::reduce(
+                        data,
+                        data,
+                        count,
+                        all.dtype,
+                        SUM,
+                        root as i32,
+                        all.communicator,
+                        all.stream,
+                    )
+                }
+                .map(|_| ())
+            })
         })
     }
 
@@ -315,27 +328,27 @@ impl Collective for Nccl {
                 }
                 .map(|_| ());
             }
-            result::group_start()?;
-            for root in 0..world_size {
+            grouped(0..world_size, |root| {
                 let Buffer {
                     data, count, dtype, ..
                 } = part(root);
-                if count > 0 {
-                    // SAFETY: the part lies within a tensor of this card, and is sent or filled in place.
-                    unsafe {
-                        result::broadcast(
-                            data,
-                            data,
-                            count,
-                            dtype,
-                            root as i32,
-                            all.communicator,
-                            all.stream,
-                        )
-                    }?;
+                if count == 0 {
+                    return Ok(());
                 }
-            }
-            result::group_end().map(|_| ())
+                // SAFETY: the part lies within a tensor of this card, and is sent or filled in place.
+                unsafe {
+                    result::broadcast(
+                        data,
+                        data,
+                        count,
+                        dtype,
+                        root as i32,
+                        all.communicator,
+                        all.stream,
+                    )
+                }
+                .map(|_| ())
+            })
         })
     }
 

@@ -207,10 +207,12 @@ fn long_tensors_arrive_whole() {
 
 #[test]
 fn sums_are_taken_in_the_order_of_ranks_and_bf16_is_rounded_once() {
-    let summands = [1.0_f32, 1.0e8, 3.0, -1.0e8];
+    let summands = [1.0_f32, 1.0e8, -1.0e8, 3.0];
     let in_order = summands.iter().fold(0.0, |sum, x| sum + x);
     let backwards = summands.iter().rev().fold(0.0, |sum, x| sum + x);
+    let in_pairs = (summands[0] + summands[1]) + (summands[2] + summands[3]);
     assert_ne!(in_order, backwards, "the order can be told");
+    assert_ne!(in_order, in_pairs, "the order can be told");
     // Each of the small ones alone would vanish beside 256 in bf16.
     let small = [256.0_f32, 0.75, 0.75, 0.75];
     for world in [in_process(4), tcp(4)] {
@@ -506,12 +508,13 @@ fn ranks_end_in_the_middle_of_long_tensors() {
         for stopping in 0..3 {
             let begun = Instant::now();
             let answers = on_each(tcp(3), |rank| {
+                let values = tensor(rank.rank(), 8_000_000, DType::F32);
+                rank.barrier().unwrap();
                 if rank.rank() == stopping {
                     thread::sleep(Duration::from_millis(200));
                     rank.stop("enough");
                     return None;
                 }
-                let values = tensor(rank.rank(), 8_000_000, DType::F32);
                 // A broadcast may be over for its sender before another stops.
                 let error = act(rank, &values).and_then(|()| rank.barrier());
                 Some(error.unwrap_err().to_string())

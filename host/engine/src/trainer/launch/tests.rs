@@ -180,8 +180,8 @@ fn the_port_keeps_away_from_that_of_torchrun() {
 fn half_of_it_is_refused_by_name() {
     assert_eq!(
         refused("RANK=1"),
-        "RANK is set, as by torchrun, and WORLD_SIZE is not: start all ranks by torchrun, or unset RANK \
-         for a run alone"
+        "RANK is set, as by torchrun, and WORLD_SIZE is not: start all ranks by torchrun, or unset all \
+         of its variables for a run alone"
     );
     for (text, set, missing) in [
         ("WORLD_SIZE=4", "WORLD_SIZE", "RANK"),

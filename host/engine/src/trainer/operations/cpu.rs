@@ -15,6 +15,7 @@ use super::{
 use crate::trainer::adamw::clip_factor;
 use crate::trainer::config::TrainDtype;
 use crate::trainer::kernels::{self, AttentionShape, Matrix, MatrixMut};
+use crate::trainer::transfer::Number;
 
 /// Elements of one task; fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 1 << 16;
@@ -405,30 +406,6 @@ fn add(total: &Tensor, sum: f64) -> Result<()> {
         total[0] += sum;
         Ok(())
     })
-}
-
-/// A number that is written.
-trait Number: Copy {
-    /// All numbers of a storage, if it holds numbers of this kind.
-    fn all(storage: &mut CpuStorage) -> Option<&mut [Self]>;
-}
-
-impl Number for f32 {
-    fn all(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        match storage {
-            CpuStorage::F32(data) => Some(data),
-            _ => None,
-        }
-    }
-}
-
-impl Number for f64 {
-    fn all(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        match storage {
-            CpuStorage::F64(data) => Some(data),
-            _ => None,
-        }
-    }
 }
 
 /// Runs `change` on the elements of a contiguous tensor.

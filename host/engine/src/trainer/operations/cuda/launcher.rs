@@ -11,13 +11,11 @@ use candle_core::cuda::{CudaDType, CudaStorage, WrapErr};
 use candle_core::{DType, Device, Error, Result, Storage, Tensor, bail};
 use half::bf16;
 
+use super::capability;
 use super::compile::compile;
 use super::products::Products;
 use crate::trainer::operations::Output;
-use crate::trainer::operations::gpu::{self, Argument, KERNELS, Launcher};
-
-/// What a kernel may have of shared memory without being asked.
-const SHARED_BYTES_UNASKED: u32 = 48 * 1024;
+use crate::trainer::operations::gpu::{self, Argument, KERNELS, Launcher, MOST_SHARED_BYTES};
 
 /// Launches kernels on one card, one after another.
 pub(super) struct CudaLauncher {
@@ -34,18 +32,8 @@ impl CudaLauncher {
         let device = device.as_cuda_device()?;
         let stream = device.cuda_stream();
         let context = Arc::clone(stream.context());
-        let [major, minor] = [
-            sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-        ]
-        .map(|attribute| context.attribute(attribute));
-        let (major, minor) = (major.w()?, minor.w()?);
+        let (major, minor) = capability(&context)?;
         let card = context.name().w()?;
-        if major < 8 {
-            bail!(
-                "{card} has compute capability {major}.{minor}; the kernels need 8.0 (Ampere) or later. Train on the processor with device = \"cpu\""
-            );
-        }
         let code = compile(&gpu::source(), major, minor).map_err(|error| {
             Error::Msg(format!(
                 "NVRTC cannot compile the kernels for {card}: {error}"
@@ -54,7 +42,16 @@ impl CudaLauncher {
         let module = context.load_module(code).w()?;
         let kernels = KERNELS
             .into_iter()
-            .map(|name| Ok((name, module.load_function(name).w()?)))
+            .map(|name| {
+                let kernel = module.load_function(name).w()?;
+                // By itself a kernel may have 48 KiB.
+                let attribute =
+                    sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                kernel
+                    .set_attribute(attribute, MOST_SHARED_BYTES as i32)
+                    .w()?;
+                Ok((name, kernel))
+            })
             .collect::<Result<_>>()?;
         Ok(Self {
             products: Products::new(device)?,
@@ -83,11 +80,6 @@ impl Launcher for CudaLauncher {
             bail!("there is no kernel {kernel}");
         };
         self.context.bind_to_thread().w()?;
-        if shared_bytes > SHARED_BYTES_UNASKED {
-            let attribute =
-                sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(attribute, shared_bytes as i32).w()?;
-        }
         // CUDA copies as many bytes of each as the kernel's parameter has.
         let mut values = arguments
             .iter()

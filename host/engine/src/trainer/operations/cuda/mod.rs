@@ -6,7 +6,7 @@ mod products;
 
 use candle_core::cuda::cudarc::driver::{CudaContext, result, sys};
 use candle_core::cuda::{CudaDevice, WrapErr};
-use candle_core::{Device, Result};
+use candle_core::{Device, Result, bail};
 
 use super::Operations;
 use super::gpu::GpuOperations;
@@ -24,11 +24,19 @@ pub fn open(index: usize) -> Result<ComputeDevice> {
     // SAFETY: everything runs on the one stream made above, so that nothing has to be waited for.
     unsafe { device.disable_event_tracking() };
     let context = context(device);
+    let name = context.name().w()?;
+    let (major, minor) = capability(&context)?;
+    if major < 8 {
+        bail!(
+            "{name} has compute capability {major}.{minor}, and the kernels need 8.0 (Ampere) or later"
+        );
+    }
     keep_memory(&context)?;
     let (free, _) = context.mem_get_info().w()?;
     Ok(ComputeDevice {
         kind: DeviceKind::Cuda,
-        name: context.name().w()?,
+        name,
+        caution: None,
         available_bytes: Some(free as u64),
         handle,
     })
@@ -40,6 +48,14 @@ pub fn open(index: usize) -> Result<ComputeDevice> {
 /// If the kernels cannot be compiled for it.
 pub fn operations(device: &Device) -> Result<Box<dyn Operations>> {
     Ok(Box::new(GpuOperations::new(CudaLauncher::new(device)?)))
+}
+
+/// Major and minor number of a card's compute capability.
+fn capability(context: &CudaContext) -> Result<(i32, i32)> {
+    use sys::CUdevice_attribute as Attribute;
+    let major = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
+    let minor = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR;
+    Ok((context.attribute(major).w()?, context.attribute(minor).w()?))
 }
 
 fn context(device: &CudaDevice) -> std::sync::Arc<CudaContext> {

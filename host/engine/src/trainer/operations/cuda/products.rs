@@ -143,8 +143,13 @@ impl Products {
     }
 }
 
-/// The shape with all sizes rounded up.
+/// The shape with all sizes rounded up. Tokens are never the distance of columns; where that is no round
+/// number itself, as in a vocabulary of 32,001 words, the shape is looked up as it is.
 fn bucket(product: Product) -> Product {
+    let all = [product.first, product.second, product.product];
+    if all.iter().any(|stored| stored.leading % BUCKET != 0) {
+        return product;
+    }
     let up = |stored: Stored| {
         let rows = stored.rows.next_multiple_of(BUCKET);
         Stored {
@@ -186,6 +191,14 @@ fn propose(
             Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
             ptr::from_ref(&WORKSPACE_BYTES).cast(),
             8,
+        )?;
+        // Parts of a sum are added in f32, and not in the format of the result.
+        let scheme = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        result::set_matmul_pref_attribute(
+            preference.0,
+            Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+            ptr::from_ref(&scheme).cast(),
+            4,
         )?;
         for (attribute, bytes) in aligned {
             let place = ptr::from_ref(&bytes).cast();

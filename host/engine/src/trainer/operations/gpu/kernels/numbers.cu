@@ -3,7 +3,8 @@
 // Everything here is without headers, so that NVRTC needs no include path. The emulator of the tests
 // defines EMULATED and gives what CUDA's compiler has built in.
 
-#define KERNEL extern "C" __global__ void
+// No launch has more than 512 threads in a block.
+#define KERNEL extern "C" __global__ void __launch_bounds__(512)
 
 typedef unsigned long long Index;
 
