@@ -37,6 +37,7 @@ impl Component {
         match &self.0.source {
             PluginSource::File(file) => file,
             PluginSource::Bundled(name) => Path::new(name),
+            PluginSource::Remote(_) => unreachable!("components are taken from files here"),
         }
     }
 
