@@ -268,20 +268,23 @@ __device__ __forceinline__ void key_sums(T *dk, T *dv, float *parts, const unsig
     }
 }
 
+/// Four warps a block, as for those on tensor cores.
+#define ATTENTION_KERNEL extern "C" __global__ void __launch_bounds__(128)
+
 #define ATTENTION_KERNELS(FORMAT, T)                                                               \
-    KERNEL attention_##FORMAT(T *out, float *log_sum, const T *q, const T *k, const T *v,          \
+    ATTENTION_KERNEL attention_##FORMAT(T *out, float *log_sum, const T *q, const T *k, const T *v,\
                               const unsigned *tiles, unsigned tokens, unsigned group,              \
                               unsigned head_dim, float scale) {                                    \
         attend(out, log_sum, q, k, v, tiles, AttentionShape{tokens, group, head_dim, scale});      \
     }                                                                                              \
-    KERNEL attention_query_gradient_##FORMAT(                                                      \
+    ATTENTION_KERNEL attention_query_gradient_##FORMAT(                                            \
         T *dq, const T *q, const T *k, const T *v, const float *log_sum, const float *delta,       \
         const T *d_out, const unsigned *tiles, unsigned tokens, unsigned group, unsigned head_dim, \
         float scale) {                                                                             \
         query_gradients(dq, q, k, v, log_sum, delta, d_out, tiles,                                 \
                         AttentionShape{tokens, group, head_dim, scale});                           \
     }                                                                                              \
-    KERNEL attention_key_gradient_##FORMAT(                                                        \
+    ATTENTION_KERNEL attention_key_gradient_##FORMAT(                                              \
         T *dk, T *dv, float *parts, const T *q, const T *k, const T *v, const float *log_sum,      \
         const float *delta, const T *d_out, const unsigned *items, unsigned tokens,                \
         unsigned group, unsigned head_dim, float scale) {                                          \
