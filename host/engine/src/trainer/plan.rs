@@ -570,7 +570,7 @@ mod tests {
         let error = plan.fits(24_000_000_000).unwrap_err().to_string();
         assert_eq!(
             error,
-            "training this student needs 81.4 GB of memory, 24.0 GB are available; 80.9 GB of that is weights, \
+            "training this student needs 81.5 GB of memory, 24.0 GB are available; 80.9 GB of that is weights, \
              gradients and optimizer state of 6,738,415,616 parameters. Train adapters instead ([trainer.lora]), or choose \
              a smaller student or a machine with more memory"
         );
@@ -693,7 +693,7 @@ mod tests {
             (moments(136), moments(135)),
             (NumberFormat::F32, NumberFormat::Bf16)
         );
-        assert_eq!(choice(135), (1024, Recompute::Nothing));
+        assert_eq!(choice(135), (2048, Recompute::Nothing));
         assert_eq!(choice(100), (512, Recompute::Layers));
         // A step of 128 short rows is no more than 1,280 tokens.
         assert_eq!(
