@@ -125,6 +125,8 @@ pub struct Plan {
     pub memory: Vec<MemoryItem>,
     /// Sum of `memory`.
     pub memory_bytes: u64,
+    /// What that sum would be, were other things computed again at the same micro-batch.
+    pub memory_by_recompute: [(Recompute, u64); Recompute::ALL.len()],
     /// Of these, weights, gradients and moments: what no micro-batch changes.
     pub state_bytes: u64,
     /// Disk space of the checkpoints at their most: those kept and the one being written.
@@ -366,6 +368,10 @@ pub fn plan(
         state_bytes: sum(&state_of(model, config, room, split)),
         memory_bytes: sum(&memory),
         memory,
+        memory_by_recompute: Recompute::ALL.map(|recompute| {
+            let split = Split { recompute, ..split };
+            (recompute, sum(&memory_of(model, config, room, split)))
+        }),
         checkpoint_bytes: checkpoint_bytes(trained, split.moments)
             * (config.keep_checkpoints as u64 + 1),
         seconds: tokens_per_second
@@ -546,7 +552,14 @@ impl fmt::Display for Plan {
         for item in &self.memory {
             writeln!(f, "  {:<32} {:>14}", item.purpose, size(item.bytes))?;
         }
-        write!(f, "  {:<32} {:>14}", "in all", size(self.memory_bytes))
+        write!(f, "  {:<32} {:>14}", "in all", size(self.memory_bytes))?;
+        for (recompute, bytes) in self.memory_by_recompute {
+            if recompute != self.split.recompute {
+                let name = format!("in all, {recompute} again");
+                write!(f, "\n  {name:<32} {:>14}", size(bytes))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -936,5 +949,7 @@ memory
   buffers shared by the layers           151.6 MB
   logits and label rows                   66.3 MB
   in all                                   7.8 GB
+  in all, norms, SwiGLU again              7.8 GB
+  in all, whole layers again               7.7 GB
 ";
 }

@@ -2,7 +2,6 @@
 //! the processor shares of the formats.
 
 use super::*;
-use crate::trainer::config::DtypeSetting;
 use crate::trainer::parameters::NumberFormat;
 
 fn on_a_card(dtype: DtypeSetting, moments_dtype: DtypeSetting) -> Run {
@@ -92,9 +91,15 @@ fn moments_may_be_rounded_on_the_processor() {
 }
 
 #[test]
-fn a_run_with_rounded_moments_goes_on_to_the_bit() {
+fn a_run_that_rounds_goes_on_to_the_bit() {
     let on_card = || on_a_card(DtypeSetting::Bf16, DtypeSetting::Bf16);
-    let runs: [&dyn Fn() -> Run; 2] = [&on_card, &with_rounded_moments];
+    let with_rounded_products = || {
+        Run::new(TrainConfig {
+            dtype: DtypeSetting::Bf16,
+            ..config()
+        })
+    };
+    let runs: [&dyn Fn() -> Run; 3] = [&on_card, &with_rounded_moments, &with_rounded_products];
     for run in runs {
         static STOP: AtomicBool = AtomicBool::new(false);
         STOP.store(false, Ordering::Relaxed);
