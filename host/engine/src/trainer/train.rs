@@ -199,13 +199,14 @@ fn train_here(
     let device = &job.device.handle;
     let kind = job.device.kind;
     let dtype = job.config.dtype.on(kind);
-    let operations = operations::of(job.device, dtype)?;
     // Before the tensors: those of other settings would look damaged.
     let newest = folder.newest_state()?;
     if let Some(state) = &newest {
         compare(job, state, &identity)?;
     }
     let path = newest.map(|state| state.numeric_path);
+    let begun_with = path.as_ref().map(|path| path.instructions.as_str());
+    let operations = operations::of(job.device, dtype, begun_with)?;
     let path = path.filter(|path| path.engine == operations.name());
     let moments = path.map_or(job.split.moments, |path| path.moments);
     let formats = Formats::of(kind, dtype, moments);

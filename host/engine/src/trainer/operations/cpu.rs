@@ -14,7 +14,7 @@ use super::{
 };
 use crate::trainer::adamw::clip_factor;
 use crate::trainer::config::TrainDtype;
-use crate::trainer::kernels::{self, AttentionShape, Matrix, MatrixMut};
+use crate::trainer::kernels::{self, AttentionShape, Matrix, MatrixMut, matmul_bf16};
 use crate::trainer::transfer::Number;
 
 /// Elements of one task; fixed, so that sums do not depend on the number of threads.
@@ -24,12 +24,26 @@ const CHUNK: usize = 1 << 16;
 #[derive(Debug, Clone, Copy)]
 pub struct CpuOperations {
     dtype: TrainDtype,
+    /// Of products in bf16.
+    instructions: matmul_bf16::Instructions,
 }
 
 impl CpuOperations {
     /// Products of operands in a number format; all else is f32.
     pub fn new(dtype: TrainDtype) -> Self {
-        Self { dtype }
+        Self {
+            dtype,
+            instructions: matmul_bf16::Instructions::detect(),
+        }
+    }
+
+    /// The same by the instructions that a run began with, as [`Operations::instructions`] named them,
+    /// where this machine has them and there is a choice.
+    pub fn with_instructions(self, name: &str) -> Self {
+        Self {
+            instructions: matmul_bf16::Instructions::named(name).unwrap_or(self.instructions),
+            ..self
+        }
     }
 }
 
@@ -44,16 +58,24 @@ impl Operations for CpuOperations {
     fn instructions(&self) -> String {
         let name = match self.dtype {
             TrainDtype::F32 => kernels::instructions(),
-            TrainDtype::Bf16 => kernels::matmul_bf16::instructions(),
+            TrainDtype::Bf16 => self.instructions.name(),
         };
         name.to_owned()
     }
 
     fn caution(&self) -> Option<&'static str> {
-        let slow = self.dtype == TrainDtype::Bf16 && !kernels::matmul_bf16::has_instructions();
-        slow.then_some(
-            "this processor has no instructions for bf16 (AVX-512 BF16): dtype = \"f32\" would be quicker here",
-        )
+        use matmul_bf16::Instructions;
+        match (self.dtype, self.instructions) {
+            (TrainDtype::Bf16, Instructions::Rounded) => Some(match Instructions::detect() {
+                Instructions::Rounded => {
+                    "this processor has no instructions for bf16 (AMX or AVX-512 BF16): dtype = \"f32\" would be quicker here"
+                }
+                _ => {
+                    "the run began without instructions for bf16, so that it goes on without those of this processor: a new run would be quicker here"
+                }
+            }),
+            _ => None,
+        }
     }
 
     fn matmul(&self, out: Output<'_>, a: &Tensor, b: &Tensor) -> Result<()> {
@@ -71,11 +93,11 @@ impl Operations for CpuOperations {
         let (a, b) = (a_data.matrix()?, b_data.matrix()?);
         write(out.tensor, |y| {
             let y = MatrixMut::new(y, rows, width).columns(columns);
-            let matmul = match self.dtype {
-                TrainDtype::F32 => kernels::matmul,
-                TrainDtype::Bf16 => kernels::matmul_bf16::matmul,
-            };
-            matmul(y, out.accumulate, out.factor, a, b, true);
+            let (accumulate, factor) = (out.accumulate, out.factor);
+            match self.dtype {
+                TrainDtype::F32 => kernels::matmul(y, accumulate, factor, a, b, true),
+                TrainDtype::Bf16 => self.instructions.matmul(y, accumulate, factor, a, b, true),
+            }
             Ok(())
         })
     }

@@ -171,13 +171,24 @@ pub trait Operations: Send + Sync {
     fn adamw(&self, state: AdamWTensors<'_>, numbers: AdamWNumbers) -> Result<()>;
 }
 
-/// The quickest operations for a device.
+/// The quickest operations for a device, or those of the instructions that a run began with, where the
+/// device has them.
 ///
 /// # Errors
 /// candle's, if the device's kernels cannot be made.
-pub fn of(device: &ComputeDevice, dtype: TrainDtype) -> Result<Box<dyn Operations>> {
+pub fn of(
+    device: &ComputeDevice,
+    dtype: TrainDtype,
+    begun_with: Option<&str>,
+) -> Result<Box<dyn Operations>> {
     match device.kind {
-        DeviceKind::Cpu => Ok(Box::new(CpuOperations::new(dtype))),
+        DeviceKind::Cpu => {
+            let quickest = CpuOperations::new(dtype);
+            Ok(Box::new(match begun_with {
+                Some(name) => quickest.with_instructions(name),
+                None => quickest,
+            }))
+        }
         #[cfg(feature = "cuda")]
         DeviceKind::Cuda => cuda::operations(&device.handle),
         // The tests' card is emulated.
