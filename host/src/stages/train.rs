@@ -24,7 +24,6 @@ use crate::{
         checkpoint::CheckpointFolder,
         collective::{Alone, Collective},
         config::{MicroBatchTokens, TemplateName},
-        parameters::NumberFormat,
         plan::{TokenLengths, plan},
         template::{Encode, ExampleText, StudentTokenizer, tokenize_all},
     },
@@ -298,11 +297,6 @@ pub(super) fn teach<'a>(
     }
     if let Some(caution) = &lesson.device.caution {
         progress.notice(caution);
-    }
-    if lesson.device.kind == DeviceKind::Cpu
-        && config.moments_dtype.given() == Some(NumberFormat::Bf16)
-    {
-        progress.notice("moments_dtype = \"bf16\" is for cards: on the processor moments are f32");
     }
     let (learnt, held) = batches::split_held_out(dataset.rows.len(), config);
     let pick = |indices: &[usize]| -> Vec<_> {
