@@ -24,55 +24,57 @@ const CHUNK: usize = 1 << 16;
 /// Fused kernels, on the rayon pool that they are called in.
 #[derive(Debug, Clone, Copy)]
 pub struct CpuOperations {
-    dtype: TrainDtype,
-    /// Of products in bf16.
-    instructions: matmul_bf16::Instructions,
+    /// What makes products of operands in bf16; none where all is f32, so that a processor is not asked
+    /// for what is not used.
+    bf16: Option<matmul_bf16::Instructions>,
 }
 
 impl CpuOperations {
     /// Products of operands in a number format; all else is f32.
     pub fn new(dtype: TrainDtype) -> Self {
         Self {
-            dtype,
-            instructions: matmul_bf16::Instructions::detect(),
+            bf16: match dtype {
+                TrainDtype::F32 => None,
+                TrainDtype::Bf16 => Some(matmul_bf16::Instructions::detect()),
+            },
         }
     }
 
     /// The same by the instructions that a run began with, as [`Operations::instructions`] named them,
     /// where this machine has them and there is a choice.
     pub fn with_instructions(self, name: &str) -> Self {
+        let named = |bf16| matmul_bf16::Instructions::named(name).unwrap_or(bf16);
         Self {
-            instructions: matmul_bf16::Instructions::named(name).unwrap_or(self.instructions),
-            ..self
+            bf16: self.bf16.map(named),
         }
     }
 }
 
 impl Operations for CpuOperations {
     fn name(&self) -> &'static str {
-        match self.dtype {
-            TrainDtype::F32 => "cpu-f32-1",
-            TrainDtype::Bf16 => "cpu-bf16-1",
+        match self.bf16 {
+            None => "cpu-f32-1",
+            Some(_) => "cpu-bf16-1",
         }
     }
 
     fn instructions(&self) -> String {
-        let name = match self.dtype {
-            TrainDtype::F32 => kernels::instructions(),
-            TrainDtype::Bf16 => self.instructions.name(),
+        let name = match self.bf16 {
+            None => kernels::instructions(),
+            Some(bf16) => bf16.name(),
         };
         name.to_owned()
     }
 
     fn caution(&self) -> Option<&'static str> {
         use matmul_bf16::Instructions;
-        match (self.dtype, self.instructions) {
-            (TrainDtype::Bf16, Instructions::Rounded) => Some(match Instructions::detect() {
+        match self.bf16? {
+            Instructions::Rounded => Some(match Instructions::detect() {
                 Instructions::Rounded => {
                     "this processor has no instructions for bf16 (AMX or AVX-512 BF16): dtype = \"f32\" would be quicker here"
                 }
                 _ => {
-                    "the run began without instructions for bf16, so that it goes on without those of this processor: a new run would be quicker here"
+                    "this run began without instructions for bf16 and goes on so, to the same digits: a new run would be quicker on this processor"
                 }
             }),
             _ => None,
@@ -95,9 +97,9 @@ impl Operations for CpuOperations {
         write(out.tensor, |y| {
             let y = MatrixMut::new(y, rows, width).columns(columns);
             let (accumulate, factor) = (out.accumulate, out.factor);
-            match self.dtype {
-                TrainDtype::F32 => kernels::matmul(y, accumulate, factor, a, b, true),
-                TrainDtype::Bf16 => self.instructions.matmul(y, accumulate, factor, a, b, true),
+            match self.bf16 {
+                None => kernels::matmul(y, accumulate, factor, a, b, true),
+                Some(bf16) => bf16.matmul(y, accumulate, factor, a, b, true),
             }
             Ok(())
         })

@@ -83,6 +83,7 @@ pub(super) unsafe fn pack_by_pair(
 ///
 /// # Safety
 /// The operand has that many lines and that depth.
+#[cfg(target_os = "linux")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn pack_by_line(from: Operand, lines: usize, depth: usize, to: &mut [Words]) {
     let blocks = to.as_chunks_mut::<LANES>().0;
@@ -133,6 +134,7 @@ fn to_words([low, high]: [__m512; 2]) -> __m512i {
     unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
+#[cfg(target_os = "linux")]
 #[target_feature(enable = "avx512f")]
 fn load(from: Words) -> __m512i {
     // SAFETY: `Words` is as large as the register, and aligned as it must be.

@@ -286,6 +286,8 @@ fn general(registers: &[i64], register: Register) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
 
     /// Tiles of which the first three have these rows and bytes.
@@ -343,6 +345,52 @@ mod tests {
         let most = 2.0f32.powi(127);
         let fused = [([-most, 0.0], [1.0, 0.0]), ([most, 0.0], [2.0, 0.0])];
         assert_eq!(sum(0.0, &fused), most);
+    }
+
+    /// Bochs 3.0, with its processor `sapphire_rapids`, computed these sums of these numbers. It ran the
+    /// bytes that the compiler makes of the kernel, from a boot sector that turns on the state of tiles.
+    #[test]
+    fn sums_are_those_of_bochs() {
+        let mut state = 1u64;
+        // Most of one size, so that they depend on the order; some subnormal, some large, some tiny.
+        let mut number = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let random = (state >> 32) as u32;
+            match random >> 26 {
+                0 => random & 0x807f,
+                1 => random & 0x80ff | 0x4500,
+                2 => random & 0x80ff | 0x0100,
+                _ => random & 0x81ff | 0x3f00,
+            }
+        };
+        let mut tile = || [[(); SIDE]; SIDE].map(|row| row.map(|()| number() | number() << 16));
+        // 32 rows and 32 columns, 96 deep, as the kernel has them: the upper rows, the lower ones, the left
+        // columns, the right ones.
+        let [upper, lower, left, right] = [(); 4].map(|()| [(); 3].map(|()| tile()));
+        let mut tiles = Tiles::RELEASED;
+        tiles.shapes = [(16, 64); 8];
+        for step in 0..3 {
+            let operands = [upper, lower, left, right].map(|tiles| tiles[step]);
+            tiles.data[4..].copy_from_slice(&operands);
+            for sums in 0..4 {
+                tiles.multiply(sums, 4 + sums / 2, 6 + sums % 2);
+            }
+        }
+        let mut digest = Sha256::new();
+        for row in 0..2 * SIDE {
+            for half in 0..2 {
+                let words = tiles.data[row / SIDE * 2 + half][row % SIDE];
+                words
+                    .iter()
+                    .for_each(|word| digest.update(word.to_le_bytes()));
+            }
+        }
+        assert_eq!(
+            crate::digest::hex(&digest.finalize()),
+            "17e3e8ade88d50f20a1e9fb627a9021484fb04941b8c58aeba682c3b92af2e61"
+        );
     }
 
     #[test]
