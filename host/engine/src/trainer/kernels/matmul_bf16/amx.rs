@@ -32,7 +32,7 @@ const SIDE: usize = 2 * TILE;
 pub(in crate::trainer) struct Bf16(());
 
 impl Bf16 {
-    /// [`super::matmul`], whose shapes are known to fit.
+    /// [`Instructions::matmul`](super::Instructions::matmul), whose shapes are known to fit.
     pub(super) fn matmul(
         self,
         out: MatrixMut<'_>,

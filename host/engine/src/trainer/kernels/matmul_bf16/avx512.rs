@@ -24,7 +24,7 @@ impl Bf16 {
         packing::detected().then_some(Self(()))
     }
 
-    /// [`super::matmul`], whose shapes are known to fit.
+    /// [`Instructions::matmul`](super::Instructions::matmul), whose shapes are known to fit.
     pub(super) fn matmul(
         self,
         out: MatrixMut<'_>,

@@ -144,8 +144,8 @@ pub(super) fn first(count: usize) -> __mmask16 {
     }
 }
 
-/// [`super::matmul`], whose shapes are known to fit, by a kernel that is made anew for each piece, on
-/// the thread that computes it.
+/// [`Instructions::matmul`](super::Instructions::matmul), whose shapes are known to fit, by a kernel that
+/// is made anew for each piece, on the thread that computes it.
 pub(super) fn in_pieces<K: Kernel>(
     kernel: impl Fn() -> K + Sync,
     out: MatrixMut<'_>,

@@ -348,7 +348,7 @@ mod tests {
     }
 
     /// Bochs 3.0, with its processor `sapphire_rapids`, computed these sums of these numbers. It ran the
-    /// bytes that the compiler makes of the kernel, from a boot sector that turns on the state of tiles.
+    /// bytes that the compiler makes of the kernel (`tests/peers/amx_in_bochs.py`).
     #[test]
     fn sums_are_those_of_bochs() {
         let mut state = 1u64;
