@@ -205,8 +205,10 @@ fn train_here(
         compare(job, state, &identity)?;
     }
     let path = newest.map(|state| state.numeric_path);
-    let begun_with = path.as_ref().map(|path| path.instructions.as_str());
-    let operations = operations::of(job.device, dtype, begun_with)?;
+    let operations = match &path {
+        Some(path) => operations::begun_with(&path.instructions, job.device, dtype)?,
+        None => operations::of(job.device, dtype)?,
+    };
     let path = path.filter(|path| path.engine == operations.name());
     let moments = path.map_or(job.split.moments, |path| path.moments);
     let formats = Formats::of(kind, dtype, moments);

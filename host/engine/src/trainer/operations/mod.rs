@@ -171,24 +171,32 @@ pub trait Operations: Send + Sync {
     fn adamw(&self, state: AdamWTensors<'_>, numbers: AdamWNumbers) -> Result<()>;
 }
 
-/// The quickest operations for a device, or those of the instructions that a run began with, where the
-/// device has them.
+/// The operations of a run that began with these instructions, as far as the device has a choice of them and
+/// has these; else the quickest.
 ///
 /// # Errors
 /// candle's, if the device's kernels cannot be made.
-pub fn of(
+pub fn begun_with(
+    instructions: &str,
     device: &ComputeDevice,
     dtype: TrainDtype,
-    begun_with: Option<&str>,
 ) -> Result<Box<dyn Operations>> {
     match device.kind {
         DeviceKind::Cpu => {
             let quickest = CpuOperations::new(dtype);
-            Ok(Box::new(match begun_with {
-                Some(name) => quickest.with_instructions(name),
-                None => quickest,
-            }))
+            Ok(Box::new(quickest.with_instructions(instructions)))
         }
+        DeviceKind::Cuda => of(device, dtype),
+    }
+}
+
+/// The quickest operations for a device.
+///
+/// # Errors
+/// candle's, if the device's kernels cannot be made.
+pub fn of(device: &ComputeDevice, dtype: TrainDtype) -> Result<Box<dyn Operations>> {
+    match device.kind {
+        DeviceKind::Cpu => Ok(Box::new(CpuOperations::new(dtype))),
         #[cfg(feature = "cuda")]
         DeviceKind::Cuda => cuda::operations(&device.handle),
         // The tests' card is emulated.
