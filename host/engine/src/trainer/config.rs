@@ -221,6 +221,15 @@ impl DtypeSetting {
     }
 }
 
+impl From<NumberFormat> for DtypeSetting {
+    fn from(format: NumberFormat) -> Self {
+        match format {
+            NumberFormat::F32 => Self::F32,
+            NumberFormat::Bf16 | NumberFormat::Split => Self::Bf16,
+        }
+    }
+}
+
 impl From<TrainDtype> for DtypeSetting {
     fn from(dtype: TrainDtype) -> Self {
         match dtype {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::batches::{Batches, pack, shares, steps_per_epoch, total_steps};
 use super::checkpoint::checkpoint_bytes;
 use super::collective::part;
-use super::config::{MicroBatchTokens, TrainConfig, TrainDtype};
+use super::config::{DtypeSetting, MicroBatchTokens, RecomputeSetting, TrainConfig, TrainDtype};
 use super::device::{ComputeDevice, DeviceKind};
 use super::engine::{self, Capacity, Recompute};
 use super::formats::Formats;
@@ -131,6 +131,45 @@ pub struct Plan {
     pub checkpoint_bytes: u64,
     /// Expected time of all steps, if a speed was given.
     pub seconds: Option<f64>,
+    /// Who chose the split.
+    #[serde(skip)]
+    chosen: Chosen,
+}
+
+/// Who chose a [`Split`].
+#[derive(Debug, Clone, PartialEq)]
+enum Chosen {
+    /// The planner.
+    ByPlanner,
+    /// These settings, at least in part; left to the planner, it would take so many bytes.
+    BySettings(Vec<&'static str>, u64),
+    /// The run, when it began.
+    AtTheBeginning,
+}
+
+fn chosen(model: &LlamaConfig, config: &TrainConfig, longest_row: usize, room: Room) -> Chosen {
+    let tokens = config.micro_batch_tokens != MicroBatchTokens::Auto;
+    let given = [
+        ("micro_batch_tokens", tokens),
+        ("recompute", config.recompute.given().is_some()),
+        ("moments_dtype", config.moments_dtype.given().is_some()),
+    ];
+    let names: Vec<_> = given
+        .iter()
+        .filter(|(_, given)| *given)
+        .map(|(name, _)| *name)
+        .collect();
+    if names.is_empty() {
+        return Chosen::ByPlanner;
+    }
+    let left_open = TrainConfig {
+        micro_batch_tokens: MicroBatchTokens::Auto,
+        recompute: RecomputeSetting::Auto,
+        moments_dtype: DtypeSetting::Auto,
+        ..config.clone()
+    };
+    let split = Split::choose(model, &left_open, longest_row, room);
+    Chosen::BySettings(names, sum(&memory_of(model, &left_open, room, split)))
 }
 
 /// How a step goes through the model: decided at the start of a run, and kept on resume.
@@ -332,6 +371,7 @@ pub fn plan(
         seconds: tokens_per_second
             .filter(|speed| *speed > 0.0)
             .map(|speed| tokens as f64 / speed),
+        chosen: chosen(model, config, longest, room),
     }
 }
 
@@ -433,19 +473,39 @@ impl Plan {
             available_bytes,
             state_bytes: self.state_bytes,
             parameters: self.parameters,
-            way_out: {
-                let larger = match self.device {
-                    DeviceKind::Cpu => "a machine with more memory",
-                    DeviceKind::Cuda => "a larger card",
-                };
-                match self.trained_parameters < self.parameters {
-                    true => format!("Choose a smaller student, or {larger}"),
-                    false => format!(
-                        "Train adapters instead ([trainer.lora]), or choose a smaller student or {larger}"
-                    ),
-                }
-            },
+            way_out: self.way_out(available_bytes),
         })
+    }
+
+    /// The plan of a run that has begun, and keeps its split.
+    #[must_use]
+    pub fn begun(mut self) -> Self {
+        self.chosen = Chosen::AtTheBeginning;
+        self
+    }
+
+    /// What to change where the run does not fit.
+    fn way_out(&self, available_bytes: u64) -> String {
+        let larger = match self.device {
+            DeviceKind::Cpu => "a machine with more memory",
+            DeviceKind::Cuda => "a larger card",
+        };
+        match &self.chosen {
+            Chosen::BySettings(names, bytes) if *bytes <= available_bytes => format!(
+                "Leave {} out of [trainer]: the planner's choice takes {}",
+                names.join(", "),
+                size(*bytes)
+            ),
+            Chosen::AtTheBeginning if self.state_bytes <= available_bytes => format!(
+                "The run keeps the micro-batches that it began with: free some memory, go on on {larger}, or begin anew in another directory"
+            ),
+            _ if self.trained_parameters < self.parameters => {
+                format!("Choose a smaller student, or {larger}")
+            }
+            _ => format!(
+                "Train adapters instead ([trainer.lora]), or choose a smaller student or {larger}"
+            ),
+        }
     }
 }
 
@@ -526,7 +586,6 @@ pub fn duration(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::llama::RopeScaling;
-    use crate::trainer::config::{DtypeSetting, RecomputeSetting};
     use crate::trainer::lora::LoraConfig;
 
     fn llama_7b() -> LlamaConfig {
@@ -710,6 +769,32 @@ mod tests {
             (split.micro_batch_tokens, split.recompute),
             (4096, Recompute::Nothing)
         );
+    }
+
+    #[test]
+    fn what_was_set_by_hand_is_blamed_where_it_is_to_blame() {
+        let lengths = TokenLengths::Estimated {
+            examples: 1000,
+            mean_tokens: 128.0,
+        };
+        let refused = |micro_batch_tokens, gigabytes| {
+            let config = TrainConfig {
+                micro_batch_tokens: MicroBatchTokens::Tokens(micro_batch_tokens),
+                recompute: RecomputeSetting::None,
+                ..TrainConfig::default()
+            };
+            let plan = plan(&llama_7b(), &config, lengths, cpu(Some(gigabytes)), None);
+            plan.fits(gigabytes * 1_000_000_000)
+                .unwrap_err()
+                .to_string()
+        };
+        let text = refused(100_000, 140);
+        assert!(
+            text.ends_with("Leave micro_batch_tokens, recompute out of [trainer]: the planner's choice takes 111.1 GB"),
+            "{text}"
+        );
+        let text = refused(512, 60);
+        assert!(text.contains("Train adapters instead"), "{text}");
     }
 
     #[test]
