@@ -201,13 +201,16 @@ fn train_here(
     let device = &job.device.handle;
     let kind = job.device.kind;
     let dtype = job.config.dtype.on(kind);
-    let operations = operations::of(job.device, dtype)?;
     // Before the tensors: those of other settings would look damaged.
     let newest = folder.newest_state()?;
     if let Some(state) = &newest {
         compare(job, state, &identity)?;
     }
     let path = newest.map(|state| state.numeric_path);
+    let operations = match &path {
+        Some(path) => operations::begun_with(&path.instructions, job.device, dtype)?,
+        None => operations::of(job.device, dtype)?,
+    };
     let path = path.filter(|path| path.engine == operations.name());
     let moments = path.map_or(job.split.moments, |path| path.moments);
     let formats = Formats::of(kind, dtype, moments);

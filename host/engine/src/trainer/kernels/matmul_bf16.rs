@@ -1,59 +1,103 @@
 //! Matrix products whose operands are rounded to bf16 and whose sums are f32.
 //!
 //! Operands are f32 in memory and are rounded, to nearest even, while blocks of them are packed.
-//! Where the processor has AVX-512 BF16, one instruction then multiplies and adds 32 pairs; elsewhere
-//! the rounded operands go through [`super::matmul::matmul`], which gives the same products and adds
-//! them in another order. Subnormal elements count as zero on both ways, as that instruction has it.
+//! Where the processor has AMX, one instruction then multiplies and adds 8,192 pairs; where it has
+//! AVX-512 BF16, one does so with 32; elsewhere the rounded operands go through
+//! [`super::matmul::matmul`], which gives the same products and adds them in another order, as the two
+//! others do. Subnormal elements count as zero on all ways, as those instructions have it.
 //!
-//! Each element of the result is summed in an order that depends on the depth of the product alone: not
-//! on the number of threads, nor on the other rows and columns.
+//! The number of threads changes no bit on any way. By either kind of instructions each element of the
+//! result is moreover summed in an order that depends on the depth of the product alone, not on the other
+//! rows and columns; without them a single row is added up otherwise than one among others.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod packing;
+#[cfg(target_arch = "x86_64")]
+mod pieces;
 
 use super::matmul::{Matrix, MatrixMut, matmul as matmul_f32};
 
-/// `out = factor · a b`, or `out += factor · a b` where `accumulate` is set, with the elements of `a`
-/// and `b` rounded to bf16.
-///
-/// Runs on all threads of the current rayon pool if `parallel`, else on the calling one.
-///
-/// # Panics
-/// If the shapes do not fit.
-pub(in crate::trainer) fn matmul(
-    out: MatrixMut<'_>,
-    accumulate: bool,
-    factor: f32,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    parallel: bool,
-) {
-    assert_eq!(
-        (a.rows, a.cols, b.cols),
-        (out.rows, b.rows, out.cols),
-        "shapes of a matrix product"
-    );
+/// What computes such products. Each adds in an order of its own, so that a run keeps to one.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::trainer) enum Instructions {
+    /// AMX.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Amx(amx::Bf16),
+    /// AVX-512 BF16.
     #[cfg(target_arch = "x86_64")]
-    if let Some(avx512) = avx512::Bf16::detect() {
-        return avx512.matmul(out, accumulate, factor, a, b, parallel);
-    }
-    rounded(out, accumulate, factor, a, b, parallel);
+    Avx512(avx512::Bf16),
+    /// Rounded copies, multiplied in f32.
+    Rounded,
 }
 
-/// The instruction set that products use on this machine: part of a run's numeric path.
-pub(in crate::trainer) fn instructions() -> &'static str {
-    match has_instructions() {
-        true => "x86-64 avx512bf16",
-        false => super::matmul::instructions(),
+impl Instructions {
+    /// The quickest of this machine: AMX before AVX-512 BF16 before none. That AMX is quicker rests on
+    /// figures of a prototype on another machine; the two were never timed beside each other here.
+    pub fn detect() -> Self {
+        Self::of_this_machine().swap_remove(0)
     }
-}
 
-/// Whether there are instructions for such products.
-pub(in crate::trainer) fn has_instructions() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return avx512::Bf16::detect().is_some();
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+    /// Those of a name, where this machine has them: a run that began with them goes on with them.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = Self::of_this_machine();
+        all.into_iter().find(|each| each.name() == name)
+    }
+
+    /// All that this machine has, the quickest first, at least one.
+    fn of_this_machine() -> Vec<Self> {
+        let mut all = Vec::new();
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        all.extend(amx::Bf16::detect().map(Self::Amx));
+        #[cfg(target_arch = "x86_64")]
+        all.extend(avx512::Bf16::detect().map(Self::Avx512));
+        all.push(Self::Rounded);
+        all
+    }
+
+    /// The instruction set: part of a run's numeric path.
+    pub fn name(self) -> &'static str {
+        match self {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Amx(_) => "x86-64 amx-bf16",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "x86-64 avx512bf16",
+            Self::Rounded => super::matmul::instructions(),
+        }
+    }
+
+    /// `out = factor · a b`, or `out += factor · a b` where `accumulate` is set, with the elements of
+    /// `a` and `b` rounded to bf16.
+    ///
+    /// Runs on all threads of the current rayon pool if `parallel`, else on the calling one.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub fn matmul(
+        self,
+        out: MatrixMut<'_>,
+        accumulate: bool,
+        factor: f32,
+        a: Matrix<'_>,
+        b: Matrix<'_>,
+        parallel: bool,
+    ) {
+        assert_eq!(
+            (a.rows, a.cols, b.cols),
+            (out.rows, b.rows, out.cols),
+            "shapes of a matrix product"
+        );
+        match self {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Amx(amx) => amx.matmul(out, accumulate, factor, a, b, parallel),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(avx512) => avx512.matmul(out, accumulate, factor, a, b, parallel),
+            Self::Rounded => rounded(out, accumulate, factor, a, b, parallel),
+        }
+    }
 }
 
 /// The product without instructions of its own: rounded copies, multiplied in f32.
@@ -116,10 +160,22 @@ mod tests {
         }
     }
 
-    type Product = fn(MatrixMut<'_>, bool, f32, Matrix<'_>, Matrix<'_>, bool);
-
-    /// Both ways on this machine: that of its instructions, and the one that needs none.
-    const WAYS: [(&str, Product); 2] = [("matmul", matmul), ("rounded", rounded)];
+    /// All ways on this machine, AMX among them where operands can be packed: emulated where the
+    /// processor lacks it.
+    fn ways() -> Vec<Instructions> {
+        #[cfg_attr(
+            not(all(target_arch = "x86_64", target_os = "linux")),
+            expect(unused_mut, reason = "nothing is emulated elsewhere")
+        )]
+        let mut all = Instructions::of_this_machine();
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        match Instructions::detect() {
+            Instructions::Amx(_) => {}
+            Instructions::Avx512(_) => all.push(Instructions::Amx(amx::emulated())),
+            Instructions::Rounded => assert!(!packing::detected(), "it would be AVX-512 BF16"),
+        }
+        all
+    }
 
     /// Beyond one panel, one block and one depth, by more and by less than a register.
     const SHAPES: [[usize; 3]; 8] = [
@@ -135,6 +191,7 @@ mod tests {
 
     #[test]
     fn products_are_those_of_rounded_operands() {
+        let ways = ways();
         for [rows, depth, cols] in SHAPES {
             let (a, b) = (numbers(rows * depth, 1), numbers(depth * cols, 2));
             let before = numbers(rows * cols, 3);
@@ -153,10 +210,10 @@ mod tests {
                     let before = f64::from(before[row * cols + col]);
                     0.5 * sum + if accumulate { before } else { 0.0 }
                 };
-                for (name, product) in WAYS {
+                for way in &ways {
                     let mut out = before.clone();
                     let to = MatrixMut::new(&mut out, rows, cols);
-                    product(to, accumulate, 0.5, a, b, parallel);
+                    way.matmul(to, accumulate, 0.5, a, b, parallel);
                     // Each of `depth` additions may be off by half a unit in the last place of a sum
                     // that is no larger than the depth.
                     let bound = (depth as f64 * f64::from(f32::EPSILON)).max(1e-6);
@@ -164,7 +221,7 @@ mod tests {
                         let expected = exact(at / cols, at % cols);
                         assert!(
                             (f64::from(got) - expected).abs() <= bound,
-                            "{name} [{rows}, {depth}, {cols}], case {case}, element {at}: {got}, {expected}"
+                            "{way:?} [{rows}, {depth}, {cols}], case {case}, element {at}: {got}, {expected}"
                         );
                     }
                 }
@@ -177,26 +234,31 @@ mod tests {
         let [rows, depth, cols] = [150, 900, 170];
         let (a, b) = (numbers(rows * depth, 1), numbers(depth * cols, 2));
         let (a, b) = (Matrix::new(&a, rows, depth), Matrix::new(&b, depth, cols));
-        let in_pool = |threads: usize| {
-            let mut out = vec![0.0; rows * cols];
-            let to = MatrixMut::new(&mut out, rows, cols);
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .expect("threads")
-                .install(|| matmul(to, false, 1.0, a, b, true));
-            out
-        };
-        let alone = in_pool(1);
-        for threads in [2, 3, 6, 16] {
-            assert!(in_pool(threads) == alone, "{threads} threads");
+        for way in ways() {
+            let in_pool = |threads: usize| {
+                let mut out = vec![0.0; rows * cols];
+                let to = MatrixMut::new(&mut out, rows, cols);
+                rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .expect("threads")
+                    .install(|| way.matmul(to, false, 1.0, a, b, true));
+                out
+            };
+            let alone = in_pool(1);
+            for threads in [2, 3, 6, 16] {
+                assert!(in_pool(threads) == alone, "{way:?}, {threads} threads");
+            }
+            if matches!(way, Instructions::Rounded) {
+                continue;
+            }
+            // One row, and a stretch of columns, as among all others.
+            let row = Matrix::new(&a.data[77 * depth..][..depth], 1, depth);
+            let mut out = [0.0; 50];
+            let to = MatrixMut::new(&mut out, 1, 50);
+            way.matmul(to, false, 1.0, row, b.columns(60..110), false);
+            assert_eq!(out[..], alone[77 * cols + 60..][..50], "{way:?}");
         }
-        // One row, and a stretch of columns, as among all others.
-        let row = Matrix::new(&a.data[77 * depth..][..depth], 1, depth);
-        let mut out = [0.0; 50];
-        let to = MatrixMut::new(&mut out, 1, 50);
-        matmul(to, false, 1.0, row, b.columns(60..110), false);
-        assert_eq!(out[..], alone[77 * cols + 60..][..50]);
     }
 
     #[test]
@@ -214,20 +276,20 @@ mod tests {
             (f32::MIN_POSITIVE * 0.999, 0.0),
         ];
         for (value, expected) in cases {
-            for (name, product) in WAYS {
+            for way in ways() {
                 let mut out = [0.0];
                 let (a, b) = ([value], [1.0]);
                 let (a, b) = (Matrix::new(&a, 1, 1), Matrix::new(&b, 1, 1));
-                product(MatrixMut::new(&mut out, 1, 1), false, 1.0, a, b, false);
-                assert_eq!(out, [expected], "{name} of {value:e}");
+                way.matmul(MatrixMut::new(&mut out, 1, 1), false, 1.0, a, b, false);
+                assert_eq!(out, [expected], "{way:?} of {value:e}");
             }
         }
-        for (name, product) in WAYS {
+        for way in ways() {
             let mut out = [0.0];
             let (a, b) = ([f32::NAN], [1.0]);
             let (a, b) = (Matrix::new(&a, 1, 1), Matrix::new(&b, 1, 1));
-            product(MatrixMut::new(&mut out, 1, 1), false, 1.0, a, b, false);
-            assert!(out[0].is_nan(), "{name}");
+            way.matmul(MatrixMut::new(&mut out, 1, 1), false, 1.0, a, b, false);
+            assert!(out[0].is_nan(), "{way:?}");
         }
     }
 
@@ -247,10 +309,10 @@ mod tests {
         let mut expected = vec![9.0; 3 * 7];
         let to = MatrixMut::new(&mut expected, 3, 7).columns(1..6);
         rounded(to, false, 1.0, Matrix::new(&gathered, 3, 4), b, false);
-        for (name, product) in WAYS {
+        for way in ways() {
             let mut out = vec![9.0; 3 * 7];
             let to = MatrixMut::new(&mut out, 3, 7).columns(1..6);
-            product(to, false, 1.0, a, b, false);
+            way.matmul(to, false, 1.0, a, b, false);
             for (at, (got, expected)) in out.iter().zip(&expected).enumerate() {
                 let bound = if (1..6).contains(&(at % 7)) {
                     1e-6
@@ -259,7 +321,7 @@ mod tests {
                 };
                 assert!(
                     (got - expected).abs() <= bound,
-                    "{name} at {at}: {got}, {expected}"
+                    "{way:?} at {at}: {got}, {expected}"
                 );
             }
         }
@@ -268,22 +330,35 @@ mod tests {
     #[test]
     fn an_empty_sum_is_zero() {
         let (a, b) = (Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3));
-        for (name, product) in WAYS {
+        for way in ways() {
             let mut out = [4.0; 6];
-            product(MatrixMut::new(&mut out, 2, 3), true, 1.0, a, b, true);
-            assert_eq!(out, [4.0; 6], "{name}");
-            product(MatrixMut::new(&mut out, 2, 3), false, 1.0, a, b, true);
-            assert_eq!(out, [0.0; 6], "{name}");
+            way.matmul(MatrixMut::new(&mut out, 2, 3), true, 1.0, a, b, true);
+            assert_eq!(out, [4.0; 6], "{way:?}");
+            way.matmul(MatrixMut::new(&mut out, 2, 3), false, 1.0, a, b, true);
+            assert_eq!(out, [0.0; 6], "{way:?}");
         }
     }
 
     #[test]
-    fn the_way_taken_is_named() {
+    fn instructions_are_named_and_found_by_name() {
+        let detected = Instructions::detect();
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx512bf16") {
-            assert_eq!(instructions(), "x86-64 avx512bf16");
-            return;
+            let names = ["x86-64 amx-bf16", "x86-64 avx512bf16"];
+            assert!(names.contains(&detected.name()), "{detected:?}");
+            // A run that began without AMX goes on without.
+            let older = Instructions::named("x86-64 avx512bf16");
+            assert!(matches!(older, Some(Instructions::Avx512(_))), "{older:?}");
+        } else {
+            assert!(matches!(detected, Instructions::Rounded), "{detected:?}");
         }
-        assert_eq!(instructions(), super::super::matmul::instructions());
+        let without = Instructions::named(super::super::matmul::instructions());
+        assert!(
+            matches!(without, Some(Instructions::Rounded)),
+            "{without:?}"
+        );
+        let found = Instructions::named(detected.name()).map(Instructions::name);
+        assert_eq!(found, Some(detected.name()));
+        assert!(Instructions::named("aarch64 sme").is_none());
     }
 }

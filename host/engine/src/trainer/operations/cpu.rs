@@ -15,7 +15,7 @@ use super::{
 };
 use crate::trainer::adamw::clip_factor;
 use crate::trainer::config::TrainDtype;
-use crate::trainer::kernels::{self, AttentionShape, Matrix, MatrixMut};
+use crate::trainer::kernels::{self, AttentionShape, Matrix, MatrixMut, matmul_bf16};
 use crate::trainer::transfer::Number;
 
 /// Elements of one task; fixed, so that sums do not depend on the number of threads.
@@ -24,37 +24,61 @@ const CHUNK: usize = 1 << 16;
 /// Fused kernels, on the rayon pool that they are called in.
 #[derive(Debug, Clone, Copy)]
 pub struct CpuOperations {
-    dtype: TrainDtype,
+    /// What makes products of operands in bf16; none where all is f32, so that a processor is not asked
+    /// for what is not used.
+    bf16: Option<matmul_bf16::Instructions>,
 }
 
 impl CpuOperations {
     /// Products of operands in a number format; all else is f32.
     pub fn new(dtype: TrainDtype) -> Self {
-        Self { dtype }
+        Self {
+            bf16: match dtype {
+                TrainDtype::F32 => None,
+                TrainDtype::Bf16 => Some(matmul_bf16::Instructions::detect()),
+            },
+        }
+    }
+
+    /// The same by the instructions that a run began with, as [`Operations::instructions`] named them,
+    /// where this machine has them and there is a choice.
+    pub fn with_instructions(self, name: &str) -> Self {
+        let named = |bf16| matmul_bf16::Instructions::named(name).unwrap_or(bf16);
+        Self {
+            bf16: self.bf16.map(named),
+        }
     }
 }
 
 impl Operations for CpuOperations {
     fn name(&self) -> &'static str {
-        match self.dtype {
-            TrainDtype::F32 => "cpu-f32-1",
-            TrainDtype::Bf16 => "cpu-bf16-1",
+        match self.bf16 {
+            None => "cpu-f32-1",
+            Some(_) => "cpu-bf16-1",
         }
     }
 
     fn instructions(&self) -> String {
-        let name = match self.dtype {
-            TrainDtype::F32 => kernels::instructions(),
-            TrainDtype::Bf16 => kernels::matmul_bf16::instructions(),
+        let name = match self.bf16 {
+            None => kernels::instructions(),
+            Some(bf16) => bf16.name(),
         };
         name.to_owned()
     }
 
     fn caution(&self) -> Option<&'static str> {
-        let slow = self.dtype == TrainDtype::Bf16 && !kernels::matmul_bf16::has_instructions();
-        slow.then_some(
-            "this processor has no instructions for bf16 (AVX-512 BF16): dtype = \"f32\" would be quicker here",
-        )
+        use matmul_bf16::Instructions;
+        match self.bf16? {
+            Instructions::Rounded => Some(match Instructions::detect() {
+                Instructions::Rounded => {
+                    "this processor has no instructions for bf16 (AMX or AVX-512 BF16): dtype = \"f32\" would be quicker here"
+                }
+                _ => {
+                    "this run began without instructions for bf16 and goes on so, to the same digits: a new run would be quicker on this processor"
+                }
+            }),
+            _ => None,
+        }
     }
 
     fn matmul(&self, out: Output<'_>, a: &Tensor, b: &Tensor) -> Result<()> {
@@ -72,11 +96,11 @@ impl Operations for CpuOperations {
         let (a, b) = (a_data.matrix()?, b_data.matrix()?);
         write(out.tensor, |y| {
             let y = MatrixMut::new(y, rows, width).columns(columns);
-            let matmul = match self.dtype {
-                TrainDtype::F32 => kernels::matmul,
-                TrainDtype::Bf16 => kernels::matmul_bf16::matmul,
-            };
-            matmul(y, out.accumulate, out.factor, a, b, true);
+            let (accumulate, factor) = (out.accumulate, out.factor);
+            match self.bf16 {
+                None => kernels::matmul(y, accumulate, factor, a, b, true),
+                Some(bf16) => bf16.matmul(y, accumulate, factor, a, b, true),
+            }
             Ok(())
         })
     }

@@ -171,6 +171,25 @@ pub trait Operations: Send + Sync {
     fn adamw(&self, state: AdamWTensors<'_>, numbers: AdamWNumbers) -> Result<()>;
 }
 
+/// The operations of a run that began with these instructions, as far as the device has a choice of them and
+/// has these; else the quickest.
+///
+/// # Errors
+/// candle's, if the device's kernels cannot be made.
+pub fn begun_with(
+    instructions: &str,
+    device: &ComputeDevice,
+    dtype: TrainDtype,
+) -> Result<Box<dyn Operations>> {
+    match device.kind {
+        DeviceKind::Cpu => {
+            let quickest = CpuOperations::new(dtype);
+            Ok(Box::new(quickest.with_instructions(instructions)))
+        }
+        DeviceKind::Cuda => of(device, dtype),
+    }
+}
+
 /// The quickest operations for a device.
 ///
 /// # Errors

@@ -7,9 +7,12 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::trainer::collective::Alone;
-use crate::trainer::config::{DtypeSetting, LrScheduler, MicroBatchTokens, RecomputeSetting};
+use crate::trainer::config::{
+    DtypeSetting, LrScheduler, MicroBatchTokens, RecomputeSetting, TrainDtype,
+};
 use crate::trainer::device::DeviceKind;
 use crate::trainer::lora::LoraConfig;
+use crate::trainer::operations::{CpuOperations, Operations};
 use crate::trainer::plan::Room;
 use crate::trainer::plan::Split;
 use crate::trainer::prefixes::SharedPrefixes;
@@ -217,6 +220,26 @@ fn stopped_and_resumed(run: &Run, between: impl FnOnce(&Path)) -> TrainOutcome {
     outcome
 }
 
+/// Changes what a checkpoint says about its arithmetic.
+fn rewrite_path(
+    checkpoint: &Path,
+    change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
+) {
+    let state = checkpoint.join("state.json");
+    let manifest = checkpoint.join("manifest.json");
+    let read =
+        |path| -> serde_json::Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let mut old = read(&state);
+    change(old["numeric_path"].as_object_mut().unwrap());
+    let old = old.to_string();
+    let mut files = read(&manifest);
+    let record = &mut files["files"]["state.json"];
+    record["sha256"] = crate::digest::hex(&Sha256::digest(&old)).into();
+    record["bytes"] = old.len().into();
+    fs::write(&state, old).unwrap();
+    fs::write(&manifest, files.to_string()).unwrap();
+}
+
 #[test]
 fn shared_prefixes_are_kept_in_the_checkpoint_and_used_again() {
     let alike = || {
@@ -240,21 +263,9 @@ fn shared_prefixes_are_kept_in_the_checkpoint_and_used_again() {
 
     // A checkpoint of a run that shared nothing, as those from before there was sharing.
     let got = stopped_and_resumed(&alike(), |checkpoint| {
-        let state = checkpoint.join("state.json");
-        let manifest = checkpoint.join("manifest.json");
-        let read = |path| -> serde_json::Value {
-            serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-        };
-        let mut old = read(&state);
-        let path = old["numeric_path"].as_object_mut().unwrap();
-        assert!(path.remove("shared_prefixes").is_some());
-        let old = old.to_string();
-        let mut files = read(&manifest);
-        let record = &mut files["files"]["state.json"];
-        record["sha256"] = crate::digest::hex(&Sha256::digest(&old)).into();
-        record["bytes"] = old.len().into();
-        fs::write(&state, old).unwrap();
-        fs::write(&manifest, files.to_string()).unwrap();
+        rewrite_path(checkpoint, |path| {
+            assert!(path.remove("shared_prefixes").is_some());
+        });
     });
     assert_eq!(got.numeric_path.shared_prefixes, SharedPrefixes::none());
     assert_ne!(bits(&got), bits(&want), "the order of sums is another");
@@ -262,6 +273,40 @@ fn shared_prefixes_are_kept_in_the_checkpoint_and_used_again() {
         assert!((a.loss - b.loss).abs() < 1e-5, "{} {}", a.loss, b.loss);
         assert_eq!((a.tokens, a.label_tokens), (b.tokens, b.label_tokens));
     }
+}
+
+#[test]
+fn instructions_of_bf16_are_those_that_the_run_began_with() {
+    let resumed_as = |name: &str| {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        STOP.store(false, Ordering::Relaxed);
+        let run = Run::new(TrainConfig {
+            dtype: DtypeSetting::Bf16,
+            ..config()
+        });
+        let mut first = Recorder {
+            cancel_after: Some((2, &STOP)),
+            ..Recorder::default()
+        };
+        run.go(&mut first, &STOP).unwrap_err();
+        rewrite_path(&run.dir.path().join("checkpoints/step-000002"), |path| {
+            path["instructions"] = name.into();
+        });
+        let mut second = Recorder::default();
+        let outcome = run.go(&mut second, &NEVER).unwrap();
+        assert_eq!(outcome.resumed_from, 2);
+        let changed = second
+            .notices
+            .iter()
+            .any(|notice| notice.contains("the last digits will not be"));
+        (outcome.numeric_path.instructions, changed)
+    };
+    let quickest = CpuOperations::new(TrainDtype::Bf16).instructions();
+    assert_eq!(resumed_as(&quickest), (quickest.clone(), false));
+    // Every machine can do without, and this is what a run of another machine goes on with.
+    let without = CpuOperations::new(TrainDtype::F32).instructions();
+    assert_eq!(resumed_as(&without), (without.clone(), false));
+    assert_eq!(resumed_as("riscv64 zvfbfwma"), (quickest, true));
 }
 
 #[test]
