@@ -950,6 +950,6 @@ memory
   logits and label rows                   66.3 MB
   in all                                   7.8 GB
   in all, norms, SwiGLU again              7.8 GB
-  in all, whole layers again               7.7 GB
+  in all, whole layers again               7.8 GB
 ";
 }
