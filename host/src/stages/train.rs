@@ -251,6 +251,7 @@ fn as_begun(dir: &Path, config: &TrainConfig) -> Result<TrainConfig, TrainStageE
         .map_err(TrainError::Checkpoint)?;
     let mut config = config.clone();
     if let Some(state) = state {
+        config = config.as_begun(&state.identity);
         let path = state.numeric_path;
         config.micro_batch_tokens = MicroBatchTokens::Tokens(path.micro_batch_tokens);
         config.recompute = path.recompute.into();

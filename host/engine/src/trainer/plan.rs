@@ -377,6 +377,7 @@ fn memory_of(
         tokens: split.micro_batch_tokens,
         recompute: split.recompute,
         lora_rank: config.lora.as_ref().map_or(0, |lora| lora.r),
+        dropout_width: (config.lora.as_ref()).map_or(0, |lora| lora.dropout_width(model)),
         label_rows: formats.label_rows,
         activations: formats.activations,
     };
