@@ -738,7 +738,7 @@ mod tests {
         assert_eq!(
             on_cards(&lora),
             [
-                Some((16384, elementwise, NumberFormat::F32, 666)),
+                Some((16384, elementwise, NumberFormat::F32, 667)),
                 Some((8192, elementwise, NumberFormat::F32, 402)),
                 Some((3072, elementwise, NumberFormat::F32, 237)),
             ]

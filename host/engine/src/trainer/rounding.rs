@@ -33,7 +33,6 @@ pub fn stochastic(x: f32, random: u16) -> bf16 {
 
 /// Philox2x32-10 (Salmon, Moraes, Dror and Shaw, SC 2011): random words that depend on a key and a
 /// counter alone, so that each number's are the same in whatever order numbers are computed.
-#[inline(always)]
 pub fn philox2x32(key: u32, counter: u64) -> [u32; 2] {
     const ROUNDS: u32 = 10;
     const MULTIPLIER: u64 = 0xd256_d193;

@@ -5,7 +5,6 @@ use rayon::prelude::*;
 
 use super::ROWS_PER_TASK;
 use super::vector::vectorised;
-use crate::trainer::rounding::philox2x32;
 
 /// Calls of the generator side by side, each for four numbers.
 const CALLS: usize = 16;
@@ -81,13 +80,8 @@ impl RowMask {
     #[inline(always)]
     fn random(self, piece: usize) -> [u16; PIECE] {
         let first = self.first.wrapping_add((piece * CALLS) as u32);
-        let mut words = [0u64; CALLS];
-        for (call, words) in words.iter_mut().enumerate() {
-            let counter = first.wrapping_add(call as u32);
-            let counter = u64::from(self.sequence) << 32 | u64::from(counter);
-            let [low, high] = philox2x32(self.key, counter);
-            *words = u64::from(high) << 32 | u64::from(low);
-        }
+        let calls = std::array::from_fn(|call| first.wrapping_add(call as u32));
+        let words = philox2x32(self.key, calls, self.sequence);
         let bytes = words.map(u64::to_le_bytes);
         let mut halves = [0u16; PIECE];
         for (half, bytes) in halves.iter_mut().zip(bytes.as_flattened().as_chunks().0) {
@@ -104,6 +98,25 @@ impl RowMask {
             0.0
         }
     }
+}
+
+/// [`philox2x32`](crate::trainer::rounding::philox2x32) for many counters with one upper word: round after
+/// round for all of them, in words of 64 bits of which the lower half counts, so that it becomes vector code.
+/// The second of each two words comes back in the upper half.
+#[inline(always)]
+fn philox2x32(key: u32, lower: [u32; CALLS], upper: u32) -> [u64; CALLS] {
+    const HALF: u64 = u32::MAX as u64;
+    let mut left = lower.map(u64::from);
+    let mut right = [u64::from(upper); CALLS];
+    for round in 0..10 {
+        let key = u64::from(key.wrapping_add(0x9e37_79b9u32.wrapping_mul(round)));
+        for call in 0..CALLS {
+            let product = 0xd256_d193 * (left[call] & HALF);
+            left[call] = (product >> 32) ^ key ^ right[call];
+            right[call] = product & HALF;
+        }
+    }
+    std::array::from_fn(|call| right[call] << 32 | left[call])
 }
 
 vectorised! {
@@ -145,6 +158,7 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trainer::rounding::philox2x32;
 
     /// What becomes of a row of ones.
     fn row(width: usize, key: u32, dropped: u16, [sequence, position]: [u32; 2]) -> Vec<f32> {
