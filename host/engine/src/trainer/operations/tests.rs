@@ -301,6 +301,37 @@ fn dropout_and_its_gradient() {
     }
 }
 
+#[test]
+fn dropout_on_a_card_is_the_processors_to_the_bit() {
+    for width in [19, 64, 2056] {
+        let bits = |operations: Box<dyn Operations>| {
+            let mut bench = Bench {
+                operations,
+                random: SplitMix64(3),
+                rounded: false,
+                dtype: DType::F32,
+            };
+            let [x, out, dx] = [(); 3].map(|()| bench.single(&[TOKENS, width]));
+            let sequences = bench.indices(TOKENS, 1 << 32);
+            let positions = bench.indices(TOKENS, 512);
+            let mask = DropoutMask {
+                key: 9,
+                dropped: 3277,
+                sequences: &sequences,
+                positions: &positions,
+            };
+            bench.operations.dropout(&out, &x, mask).unwrap();
+            bench.operations.dropout_backward(&dx, &x, mask).unwrap();
+            [out, dx].map(|written| {
+                let numbers = written.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            })
+        };
+        let cpu = bits(Box::new(CpuOperations::new(TrainDtype::F32)));
+        assert!(cpu == bits(emulated()), "{width}");
+    }
+}
+
 /// What is dropped is gone, even if it is no number.
 #[test]
 fn what_is_dropped_is_zero_whatever_it_was() {
