@@ -371,3 +371,59 @@ fn what_a_launcher_sets_by_halves_is_named() {
     assert!(told.contains(expected), "{told}");
     assert!(told.contains("`pacos train recipe.toml`"), "{told}");
 }
+
+#[test]
+fn what_is_refused_leaves_a_run_as_it_was() {
+    let desk = Desk::new();
+    let again = |options: &[&str]| {
+        let mut command = desk.train("numbers.jsonl", "run");
+        command.args(options);
+        command
+    };
+    succeeds(&mut again(&[]));
+    let record = || fs::read_to_string(desk.path("run/training.json")).unwrap();
+    let finished = record();
+    let told = fails(&mut again(&["--set", "trainer.learning_rate=9"]), 2);
+    assert!(told.contains("trainer.learning_rate was"), "{told}");
+    assert_eq!(record(), finished);
+
+    // A damaged checkpoint, which is the only one: what was trained is not thrown away for it.
+    let moments = desk.path("run/checkpoints/step-000006/adam_m.safetensors");
+    fs::write(&moments, "short").unwrap();
+    let told = fails(&mut again(&[]), 5);
+    assert!(
+        told.contains("no checkpoint of this run is whole"),
+        "{told}"
+    );
+    assert!(told.contains("adam_m.safetensors has 5 bytes"), "{told}");
+    assert!(moments.exists());
+    assert_eq!(record(), finished);
+}
+
+#[test]
+fn memory_is_predicted_before_the_student_is_read() {
+    let desk = Desk::new();
+    fs::remove_file(desk.path("student/model.safetensors")).unwrap();
+    let mut large = desk.train("numbers.jsonl", "large");
+    let told = fails(
+        large.args(["--set", "trainer.micro_batch_tokens=100000000000"]),
+        3,
+    );
+    assert!(told.contains("training this student needs"), "{told}");
+    assert!(
+        told.contains("Leave micro_batch_tokens out of [trainer]: the planner's choice takes"),
+        "{told}"
+    );
+    assert!(!desk.path("large/checkpoints").exists());
+}
+
+#[test]
+fn a_run_that_diverges_names_the_lines_of_its_examples() {
+    let desk = Desk::new();
+    let mut wild = desk.train("numbers.jsonl", "wild");
+    wild.args(["--set", "trainer.learning_rate=1e30"]);
+    let told = fails(wild.args(["--set", "trainer.eval_fraction=0"]), 1);
+    assert!(told.contains("is NaN (examples "), "{told}");
+    assert!(told.contains("numbers.jsonl: lines "), "{told}");
+    assert!(told.contains("in a directory of its own"), "{told}");
+}

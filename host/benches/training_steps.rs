@@ -6,10 +6,10 @@
 //! ```
 //!
 //! A workload is settings, rows of tokens and the rows of each step. Written are `dense.json`, steps of 4
-//! rows of 256 tokens, each a label; `lean.json`, the same with less memory; `alpaca.json`, rows in Alpaca's
-//! template, 32 a step; `curve.json`, 50 steps of 4 such rows. Memory is used as the planner chooses where a
-//! user says nothing, but in `lean.json`. The rows come from the bundled seed tasks, those of up to 160
-//! tokens, which are about as long as Alpaca's; or from FILE, such as `alpaca_data.json`, cut as Stanford cuts.
+//! rows of 256 tokens, each a label; `lean.json` and `leanest.json`, the same with less memory, the second by
+//! moments in bf16; `alpaca.json`, rows in Alpaca's template, 32 a step; `curve.json`, 50 steps of 4 such rows.
+//! Memory is used as the planner chooses where a user says nothing, but in the lean ones. The rows come from FILE, such as `alpaca_data.json`, cut as Stanford
+//! cuts; or from the bundled seed tasks, chosen so that their lengths are distributed as Alpaca's are.
 //!
 //! `train` prints one line of JSON a step.
 
@@ -24,7 +24,7 @@ use pacos::{
     trainer::{
         ComputeDevice, Row, StepRecord, TrainConfig, TrainJob, TrainObserver,
         batches::Batches,
-        config::{MicroBatchTokens, RecomputeSetting, TemplateName, TrainDtype},
+        config::{DtypeSetting, MicroBatchTokens, RecomputeSetting, TemplateName, TrainDtype},
         plan::{Room, TokenLengths, plan},
         template::{ExampleText, StudentTokenizer, tokenize_all},
         train,
@@ -34,8 +34,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 const MODEL: &str = "embedded:smollm2-135m-instruct";
-/// Longest row of the seed tasks.
-const LONGEST: usize = 160;
+/// Tokens of a row of `alpaca_data.json`, in the middle (litgpt, `tutorials/oom.md`) and on average (6.67
+/// million in 52,002 rows: alpaca-lora, `lengths.ipynb`).
+const ALPACA_MEDIAN: f64 = 110.0;
+const ALPACA_MEAN: f64 = 128.0;
+/// Rows chosen for that.
+const ALPACA_ROWS: usize = 96;
 /// Most rows taken of a file, spread over it.
 const MOST_ROWS: usize = 1024;
 /// Tokens of a row that is all labels, and such rows in a step.
@@ -126,9 +130,14 @@ fn prepare(dir: &Path, file: Option<&Path>) {
         ..settings.clone()
     };
     write(dir, "lean", &lean, dense(), DENSE_ROWS, 5);
+    let leanest = TrainConfig {
+        moments_dtype: DtypeSetting::Bf16,
+        ..lean
+    };
+    write(dir, "leanest", &leanest, dense(), DENSE_ROWS, 5);
 
     if file.is_none() {
-        rows.retain(|row| row.input_ids.len() <= LONGEST);
+        rows = as_long_as_alpacas(&rows);
     }
     let in_template = || -> Vec<WorkloadRow> {
         let row = |row: &Row| WorkloadRow {
@@ -140,6 +149,27 @@ fn prepare(dir: &Path, file: Option<&Path>) {
     };
     write(dir, "alpaca", &settings, in_template(), 32, 3);
     write(dir, "curve", &settings, in_template(), 4, 50);
+}
+
+/// Rows whose lengths are distributed as those of `alpaca_data.json`: log-normally, with their median and
+/// mean. For each length the row that comes nearest; one may come several times. They are in the order of
+/// `rows`, which has nothing to do with length.
+fn as_long_as_alpacas(rows: &[Row]) -> Vec<Row> {
+    let sigma = (2.0 * (ALPACA_MEAN / ALPACA_MEDIAN).ln()).sqrt();
+    let mut nearest: Vec<usize> = (0..ALPACA_ROWS)
+        .map(|at| {
+            let p = (at as f64 + 0.5) / ALPACA_ROWS as f64;
+            // The normal distribution's quantile by Tukey's lambda distribution, right to a hundredth.
+            let z = (p.powf(0.135) - (1.0 - p).powf(0.135)) / 0.1975;
+            let tokens = ALPACA_MEDIAN * (sigma * z).exp();
+            let away = |at: &usize| (rows[*at].input_ids.len() as f64 - tokens).abs();
+            (0..rows.len())
+                .min_by(|a, b| away(a).total_cmp(&away(b)))
+                .expect("there are seed tasks")
+        })
+        .collect();
+    nearest.sort_unstable();
+    nearest.into_iter().map(|at| rows[at].clone()).collect()
 }
 
 /// Writes a workload of `total` steps that all have `batch_size` rows.
@@ -159,11 +189,15 @@ fn write(
     };
     let mut batches = Batches::new(&config, rows.len());
     let steps = (0..total).map(|step| batches.step(step)).collect();
-    let tokens: usize = rows.iter().map(|row| row.input_ids.len()).sum();
+    let mut lengths: Vec<usize> = rows.iter().map(|row| row.input_ids.len()).collect();
+    lengths.sort_unstable();
     println!(
-        "{name}: {total} steps of {batch_size} rows from {}, {} tokens a row on average",
+        "{name}: {total} steps of {batch_size} rows from {} of {} to {} tokens, {} in the middle, {} on average",
         rows.len(),
-        tokens / rows.len()
+        lengths[0],
+        lengths[lengths.len() - 1],
+        lengths[lengths.len() / 2],
+        lengths.iter().sum::<usize>() / lengths.len()
     );
     let workload = Workload {
         config,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use candle_core::DType;
-use pacos::llama::{LlamaConfig, RopeScaling, Weights};
+use pacos::llama::{LlamaConfig, RopeScaling, Tokenizer, Weights};
 use server::{Asked, COMMIT, Hub, Manners};
 
 /// Files of a model of one small layer, beside some that repositories also hold.
@@ -90,6 +90,29 @@ fn in_shards(mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> 
         index.to_string().into_bytes(),
     );
     files
+}
+
+/// A tokenizer as LLaMA's first models come: SentencePiece's own file, with pieces for all bytes and for "a".
+fn sentence_piece() -> Vec<u8> {
+    let field = |number: u8, content: &[u8]| -> Vec<u8> {
+        let length = u8::try_from(content.len()).expect("short");
+        assert!(length < 128, "one byte holds the length");
+        [&[number << 3 | 2, length], content].concat()
+    };
+    let named = [("<unk>", 2), ("<s>", 3), ("</s>", 3)].map(|(text, kind)| (text.to_owned(), kind));
+    let bytes = (0..=u8::MAX).map(|byte| (format!("<0x{byte:02X}>"), 6));
+    let mut model = Vec::new();
+    for (text, kind) in named.into_iter().chain(bytes).chain([("a".to_owned(), 1)]) {
+        // The piece, its score 0.0 and its kind.
+        let score = [5 | 2 << 3, 0, 0, 0, 0];
+        let piece = [&field(1, text.as_bytes())[..], &score, &[3 << 3, kind]].concat();
+        model.extend(field(1, &piece));
+    }
+    // BPE, with byte fallback (field 35).
+    model.extend(field(2, &[3 << 3, 2, 0x98, 0x02, 1]));
+    // Texts are left as they are: without a space before the first word, and with all white space.
+    model.extend(field(3, &[3 << 3, 0, 4 << 3, 0]));
+    model
 }
 
 struct Bench {
@@ -275,6 +298,38 @@ fn a_model_in_shards_under_a_new_name_is_the_same_model() {
             "model.safetensors.index.json"
         ]
     );
+}
+
+#[test]
+fn a_model_whose_tokenizer_is_sentence_pieces_is_fetched_with_it() {
+    let mut files = tiny();
+    files.remove("tokenizer.json");
+    files.remove("tokenizer_config.json");
+    files.insert("tokenizer.model".to_owned(), sentence_piece());
+    files.insert("added_tokens.json".to_owned(), b"{\"[PAD]\": 260}".to_vec());
+    let bench = Bench::new(files);
+    let folder = bench.home.path().join("converted");
+    let convert = ["convert", "hf:owner/tiny"];
+    succeeds(bench.pacos().args(convert).arg(&folder));
+    let asked = bench.hub.asked();
+    assert_eq!(
+        files_asked(&asked)[..5],
+        [
+            "main",
+            "config.json",
+            "generation_config.json",
+            "added_tokens.json",
+            "tokenizer.model"
+        ]
+    );
+    let tokenizer = Tokenizer::load(&folder).unwrap();
+    let bytes = [3 + u32::from(b'b'), 3 + 0xc3, 3 + 0xa9];
+    let expected = [&[259], &bytes[..], &[260]].concat();
+    assert_eq!(tokenizer.encode("ab\u{e9}[PAD]", false).unwrap(), expected);
+
+    // And again with nobody to ask.
+    bench.hub.stop();
+    succeeds(bench.inspect("hf:owner/tiny").env("HF_HUB_OFFLINE", "1"));
 }
 
 #[test]

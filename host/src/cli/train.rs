@@ -295,6 +295,7 @@ impl From<TrainAloneError> for Failed {
             | TrainAloneError::Train(TrainStageError::Trainer(
                 TrainError::Row { .. } | TrainError::NoRows,
             )) => 2,
+            TrainAloneError::NotFinite { .. } => 1,
             TrainAloneError::Record { .. } => 5,
             TrainAloneError::Ranks(RanksError::Join(_) | RanksError::NoNccl(_)) => 3,
             TrainAloneError::Ranks(RanksError::Collective(_)) => 1,

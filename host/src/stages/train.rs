@@ -17,14 +17,13 @@ use super::prepare::hash;
 use crate::{
     fault,
     ledger::{HeldOutRecord, Ledger, LedgerError, TrainingStep},
-    llama::{self, ModelSource},
+    llama::{self, LlamaConfig, ModelSource},
     trainer::{
         self, ComputeDevice, DeviceError, DeviceKind, HeldOutLoss, Plan, PlanError, Room,
         StepRecord, TrainConfig, TrainError, TrainJob, TrainObserver, batches,
         checkpoint::CheckpointFolder,
         collective::{Alone, Collective},
         config::{MicroBatchTokens, TemplateName},
-        parameters::NumberFormat,
         plan::{TokenLengths, plan},
         template::{Encode, ExampleText, StudentTokenizer, tokenize_all},
     },
@@ -63,7 +62,10 @@ pub enum TrainStageError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The trained model could not be written.
-    #[error("cannot write the trained model to {}: {message}", path.display())]
+    #[error(
+        "cannot write the trained model to {}: {message}. Training is done and its last checkpoint is kept: when the cause is gone, the same command goes on from there",
+        path.display()
+    )]
     Save {
         /// The folder.
         path: PathBuf,
@@ -244,19 +246,68 @@ pub(super) trait Record {
     fn held_out(&mut self, measured: &HeldOutLoss) -> Result<(), LedgerError>;
 }
 
-/// The settings of a run, with the split that it began with where it has begun.
-fn as_begun(dir: &Path, config: &TrainConfig) -> Result<TrainConfig, TrainStageError> {
-    let state = CheckpointFolder::at(dir)
+/// Plans the training in `dir`: with the settings that it keeps, where it has begun.
+///
+/// # Errors
+/// If it does not fit into the memory that there is.
+fn planned(
+    shape: &LlamaConfig,
+    config: &TrainConfig,
+    dir: &Path,
+    lengths: TokenLengths<'_>,
+    room: Room,
+) -> Result<(TrainConfig, Plan), TrainStageError> {
+    let begun = CheckpointFolder::at(dir)
         .newest_state()
         .map_err(TrainError::Checkpoint)?;
     let mut config = config.clone();
-    if let Some(state) = state {
-        config = config.as_begun(&state.identity);
-        let path = state.numeric_path;
-        config.micro_batch_tokens = MicroBatchTokens::Tokens(path.micro_batch_tokens);
-        config.recompute = path.recompute.into();
+    let plan = match begun {
+        None => plan(shape, &config, lengths, room, None),
+        Some(state) => {
+            config = config.as_begun(&state.identity);
+            let path = state.numeric_path;
+            config.micro_batch_tokens = MicroBatchTokens::Tokens(path.micro_batch_tokens);
+            config.recompute = path.recompute.into();
+            config.moments_dtype = path.moments.into();
+            plan(shape, &config, lengths, room, None).begun()
+        }
+    };
+    Ok((config, plan))
+}
+
+/// The room that one of so many ranks has on a device that some of them share.
+fn room(device: &ComputeDevice, ranks: &dyn Collective, local_world_size: usize) -> Room {
+    let mut room = Room::from(device);
+    room.ranks = ranks.world_size();
+    if room.kind == DeviceKind::Cpu {
+        // Its memory is the machine's, of which every rank here takes its share.
+        let share = |bytes| bytes / local_world_size as u64;
+        room.available_bytes = room.available_bytes.map(share);
     }
-    Ok(config)
+    room
+}
+
+/// Refuses training that cannot fit, before the student's weights are fetched and read. Where its
+/// configuration is not to be had, opening it will say so.
+///
+/// # Errors
+/// The planner's figure.
+pub(super) fn refuse_early(lesson: &Lesson<'_>, examples: usize) -> Result<(), TrainStageError> {
+    let source: Option<ModelSource> = lesson.source.parse().ok();
+    let Some(shape) = source.and_then(|source| source.config_without_weights().ok()) else {
+        return Ok(());
+    };
+    // How long they are changes the memory little, and is known later.
+    let lengths = TokenLengths::Estimated {
+        examples,
+        mean_tokens: 1.0,
+    };
+    let room = room(lesson.device, lesson.ranks, lesson.local_world_size);
+    let (_, plan) = planned(&shape, lesson.config, lesson.dir, lengths, room)?;
+    match room.available_bytes {
+        Some(available) => Ok(plan.fits(available)?),
+        None => Ok(()),
+    }
 }
 
 /// Trains a student on tasks, from wherever the checkpoints end, and writes it as a Hugging Face
@@ -300,26 +351,15 @@ pub(super) fn teach<'a>(
     if let Some(caution) = &lesson.device.caution {
         progress.notice(caution);
     }
-    if lesson.device.kind == DeviceKind::Cpu
-        && config.moments_dtype.given() == Some(NumberFormat::Bf16)
-    {
-        progress.notice("moments_dtype = \"bf16\" is for cards: on the processor moments are f32");
-    }
     let (learnt, held) = batches::split_held_out(dataset.rows.len(), config);
     let pick = |indices: &[usize]| -> Vec<_> {
         indices.iter().map(|i| dataset.rows[*i].clone()).collect()
     };
     let (rows, held_out) = (pick(&learnt), pick(&held));
-    let config = &as_begun(dir, config)?;
     let lengths = TokenLengths::Rows(&rows);
-    let mut room = Room::from(lesson.device);
-    room.ranks = ranks.world_size();
-    if room.kind == DeviceKind::Cpu {
-        // Its memory is the machine's, of which every rank here takes its share.
-        let share = |bytes| bytes / local_world_size as u64;
-        room.available_bytes = room.available_bytes.map(share);
-    }
-    let planned = plan(&student.config, config, lengths, room, None);
+    let room = room(lesson.device, ranks, local_world_size);
+    let (config, planned) = planned(&student.config, config, dir, lengths, room)?;
+    let config = &config;
     progress.plan(&planned);
     if let Some(available) = room.available_bytes {
         planned.fits(available)?;

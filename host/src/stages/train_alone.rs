@@ -78,6 +78,16 @@ pub enum TrainAloneError {
         /// The setting.
         max_seq_len: usize,
     },
+    /// The loss or the gradient is not a finite number.
+    #[error("{error}. They are {}: {places}", path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The lines of the examples.
+        places: String,
+        /// What the trainer said.
+        error: TrainError,
+    },
     /// The directory belongs to a recipe.
     #[error("{} is the directory of a recipe's run; choose another with --dir", .0.display())]
     OfARecipe(PathBuf),
@@ -206,6 +216,17 @@ fn train_here(
         return Err(TrainAloneError::OfARecipe(job.dir.to_owned()));
     }
     let first = ranks.rank() == 0;
+    let lesson = Lesson {
+        source: job.student,
+        config: job.config,
+        dir: job.dir,
+        device,
+        skip_long_prompts: job.skip_long_prompts,
+        cancel: job.cancel,
+        ranks,
+        local_world_size: local.1,
+    };
+    train::refuse_early(&lesson, job.examples.tasks.len())?;
     let model = open_in_turn(job.student, ranks, local.0, fetching)?;
     let mut training = Training {
         student: Student {
@@ -221,19 +242,12 @@ fn train_here(
     let path = job.dir.join(RECORD);
     if first {
         compare_student(job.dir, &path, &training.student)?;
-        write(&path, &training)?;
+        // What is there tells of a run that may yet refuse these settings or rows.
+        if !path.exists() {
+            write(&path, &training)?;
+        }
     }
     compare_with_first(ranks, &training.student)?;
-    let lesson = Lesson {
-        source: job.student,
-        config: job.config,
-        dir: job.dir,
-        device,
-        skip_long_prompts: job.skip_long_prompts,
-        cancel: job.cancel,
-        ranks,
-        local_world_size: local.1,
-    };
     let tasks = job.examples.tasks.iter();
     let taught = train::teach(model, tasks, &lesson, &mut Unrecorded, progress);
     let Taught { trained, history } = taught.map_err(|error| match error {
@@ -245,6 +259,16 @@ fn train_here(
             places: job.examples.places(&examples),
             max_seq_len,
         },
+        TrainStageError::Trainer(error @ TrainError::NotFinite { .. }) => {
+            TrainAloneError::NotFinite {
+                path: job.examples.path.clone(),
+                places: match &error {
+                    TrainError::NotFinite { examples, .. } => job.examples.places(examples),
+                    _ => String::new(),
+                },
+                error,
+            }
+        }
         error => error.into(),
     })?;
     training.steps.clone_from(&history);

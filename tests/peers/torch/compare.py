@@ -1,6 +1,6 @@
 """Runs Pacos and PyTorch in turn on the same steps and prints their ratios.
 
-    python compare.py BENCH DIR [--rounds N] [--threads N] [--only curve,dense,alpaca] [--examples FILE]
+    python compare.py BENCH DIR [--rounds N] [--threads N] [--only curve,dense,alpaca] [--examples FILE] [--eager]
 
 BENCH is the built `training_steps` bench, DIR takes the model and the workloads. Needs Python's own library alone;
 PyTorch is wanted in the Python that PACOS_PEER_PYTHON names, or in this one. Without it no ratio is printed.
@@ -68,7 +68,8 @@ class Rounds:
         return [self.rate(records, key) for records in self.runs[side]]
 
     def best_peer(self, key):
-        return max((EAGER, COMPILED), key=lambda side: statistics.median(self.rates(side, key)))
+        peers = [side for side in (EAGER, COMPILED) if side in self.runs]
+        return max(peers, key=lambda side: statistics.median(self.rates(side, key)))
 
     def ratios(self, side, key, peer):
         return [ours / theirs for ours, theirs in zip(self.rates(side, key), self.rates(peer, key))]
@@ -105,6 +106,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="curve,dense,alpaca")
     parser.add_argument("--examples")
+    parser.add_argument("--eager", action="store_true", help="leave out compiled code, which takes minutes to compile")
     args = parser.parse_args()
 
     args.dir.mkdir(parents=True, exist_ok=True)
@@ -123,7 +125,7 @@ def main():
         torch = lambda *options: lambda workload: [
             PYTHON, PEER, *options, args.dir / "model", args.dir / f"{workload}.json", threads
         ]
-        sides |= {EAGER: torch(), COMPILED: torch("--compile")}
+        sides |= {EAGER: torch()} | ({} if args.eager else {COMPILED: torch("--compile")})
     asked = args.only.split(",")
 
     if "curve" in asked and EAGER in sides:
@@ -149,15 +151,17 @@ def main():
             rounds[workload].show(goals)
     if "dense" in rounds and EAGER in sides:
         print("\npeak memory of the first of these, of torch's; goal at most 0.5")
-        lean = {side: steps(sides[side]("lean")) for side in (F32, BF16)}
-        for peer in (EAGER, COMPILED):
+        ways = {"lean": "micro-batches of 512 and elementwise", "leanest": "moments in bf16 besides"}
+        runs = {(side, way): steps(sides[side](way)) for side in (F32, BF16) for way in ways}
+        for peer in (peer for peer in (EAGER, COMPILED) if peer in sides):
             theirs = min(rounds["dense"].peaks(peer))
             for side in (F32, BF16):
                 planned = max(rounds["dense"].peaks(side)) / theirs
-                least = lean[side][-1]["peak_bytes"] / theirs
-                print(f"  {side} to {peer}: {planned:.2f} as planned, {least:.2f} with less memory")
-        for side, records in lean.items():
-            print(f"  {side} with less memory: {rounds['dense'].rate(records, 'cpu_seconds'):.0f} tokens a processor second")
+                less = (f"{runs[side, way][-1]['peak_bytes'] / theirs:.2f} with {ways[way]}" for way in ways)
+                print(f"  {side} to {peer}: {planned:.2f} as planned, {', '.join(less)}")
+        for (side, way), records in runs.items():
+            rate = rounds["dense"].rate(records, "seconds")
+            print(f"  {side} with {ways[way]}: {rate:.0f} tokens/s, {records[-1]['peak_bytes'] / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

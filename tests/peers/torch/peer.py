@@ -63,13 +63,15 @@ def main():
     with open(args.workload) as file:
         workload = json.load(file)
     config, rows = workload["config"], workload["rows"]
-    if config["lr_scheduler"] != "cosine" or config["dtype"] != "f32":
+    if config["lr_scheduler"] != "cosine" or config["dtype"] not in ("auto", "f32"):
         raise SystemExit("expected a cosine in f32, which is all that this peer does")
     model = transformers.AutoModelForCausalLM.from_pretrained(
         args.model, dtype=torch.float32, attn_implementation="sdpa"
     ).train()
     pad = model.config.eos_token_id
-    forward = torch.compile(model) if args.compile else model
+    # Rows of many lengths: code for all of them, or each new length would be compiled for.
+    varied = len({len(row["input_ids"]) for row in rows}) > 1
+    forward = torch.compile(model, dynamic=varied or None) if args.compile else model
     matrices = [p for p in model.parameters() if p.dim() > 1]
     norms = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW(

@@ -67,8 +67,8 @@ pub struct TrainConfig {
     pub device: DeviceSetting,
     /// Number format of the arithmetic: `"auto"` is f32 on the processor and bf16 on a card.
     pub dtype: DtypeSetting,
-    /// Number format of AdamW's moments on a card. The planner chooses where nothing is said: f32 where
-    /// they fit, bf16 with stochastic rounding otherwise. On the processor they are f32.
+    /// Number format of AdamW's moments. The planner chooses where nothing is said: f32 where they fit,
+    /// bf16 with stochastic rounding otherwise.
     pub moments_dtype: DtypeSetting,
     /// Adapters to be trained in place of the model's own weights.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -218,6 +218,15 @@ impl DtypeSetting {
             Self::Auto => None,
             Self::F32 => Some(NumberFormat::F32),
             Self::Bf16 => Some(NumberFormat::Bf16),
+        }
+    }
+}
+
+impl From<NumberFormat> for DtypeSetting {
+    fn from(format: NumberFormat) -> Self {
+        match format {
+            NumberFormat::F32 => Self::F32,
+            NumberFormat::Bf16 | NumberFormat::Split => Self::Bf16,
         }
     }
 }

@@ -8,7 +8,7 @@ use super::parameters::NumberFormat;
 
 /// The formats of everything that lies in memory while a model is trained.
 ///
-/// On the processor all is f32, and `dtype = "bf16"` rounds the operands of products alone. On a card
+/// On the processor all but the moments is f32, and `dtype = "bf16"` rounds the operands of products alone. On a card
 /// `dtype = "bf16"` keeps weights exact in two halves ([`NumberFormat::Split`]), of which products read
 /// the bf16 one; activations and gradients are bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

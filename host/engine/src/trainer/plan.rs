@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::batches::{Batches, pack, shares, steps_per_epoch, total_steps};
 use super::checkpoint::checkpoint_bytes;
 use super::collective::part;
-use super::config::{MicroBatchTokens, TrainConfig, TrainDtype};
+use super::config::{DtypeSetting, MicroBatchTokens, RecomputeSetting, TrainConfig, TrainDtype};
 use super::device::{ComputeDevice, DeviceKind};
 use super::engine::{self, Capacity, Recompute};
 use super::formats::Formats;
@@ -131,6 +131,45 @@ pub struct Plan {
     pub checkpoint_bytes: u64,
     /// Expected time of all steps, if a speed was given.
     pub seconds: Option<f64>,
+    /// Who chose the split.
+    #[serde(skip)]
+    chosen: Chosen,
+}
+
+/// Who chose a [`Split`].
+#[derive(Debug, Clone, PartialEq)]
+enum Chosen {
+    /// The planner.
+    ByPlanner,
+    /// These settings, at least in part; left to the planner, it would take so many bytes.
+    BySettings(Vec<&'static str>, u64),
+    /// The run, when it began.
+    AtTheBeginning,
+}
+
+fn chosen(model: &LlamaConfig, config: &TrainConfig, longest_row: usize, room: Room) -> Chosen {
+    let tokens = config.micro_batch_tokens != MicroBatchTokens::Auto;
+    let given = [
+        ("micro_batch_tokens", tokens),
+        ("recompute", config.recompute.given().is_some()),
+        ("moments_dtype", config.moments_dtype.given().is_some()),
+    ];
+    let names: Vec<_> = given
+        .iter()
+        .filter(|(_, given)| *given)
+        .map(|(name, _)| *name)
+        .collect();
+    if names.is_empty() {
+        return Chosen::ByPlanner;
+    }
+    let left_open = TrainConfig {
+        micro_batch_tokens: MicroBatchTokens::Auto,
+        recompute: RecomputeSetting::Auto,
+        moments_dtype: DtypeSetting::Auto,
+        ..config.clone()
+    };
+    let split = Split::choose(model, &left_open, longest_row, room);
+    Chosen::BySettings(names, sum(&memory_of(model, &left_open, room, split)))
 }
 
 /// How a step goes through the model: decided at the start of a run, and kept on resume.
@@ -176,12 +215,12 @@ impl Split {
             Some(recompute) => vec![recompute],
             None => Recompute::ALL.to_vec(),
         };
-        let exact = config.dtype.on(room.kind) == TrainDtype::F32;
-        let moments = match (room.kind, config.moments_dtype.given()) {
-            (DeviceKind::Cpu, _) => vec![NumberFormat::F32],
-            (DeviceKind::Cuda, Some(format)) => vec![format],
-            (DeviceKind::Cuda, None) if exact => vec![NumberFormat::F32],
-            (DeviceKind::Cuda, None) => vec![NumberFormat::F32, NumberFormat::Bf16],
+        let on_card = room.kind == DeviceKind::Cuda;
+        let reference = on_card && config.dtype.on(room.kind) == TrainDtype::F32;
+        let moments = match config.moments_dtype.given() {
+            Some(format) => vec![format],
+            None if reference => vec![NumberFormat::F32],
+            None => vec![NumberFormat::F32, NumberFormat::Bf16],
         };
         let mut splits = Vec::new();
         for moments in moments {
@@ -194,10 +233,12 @@ impl Split {
             }
         }
         // Whole layers computed again cost a third; no size of a micro-batch costs as much. A card
-        // multiplies small micro-batches slowly, and rounding moments costs no time.
+        // multiplies small micro-batches slowly, and rounding moments costs no time. The processor is
+        // where runs are compared with others': there moments are rounded last of all.
         splits.sort_by_key(|split| {
-            let small = room.kind == DeviceKind::Cuda && split.micro_batch_tokens < SMALL_ON_A_CARD;
-            (split.recompute == Recompute::Layers, small)
+            let rounded = !on_card && split.moments == NumberFormat::Bf16;
+            let small = on_card && split.micro_batch_tokens < SMALL_ON_A_CARD;
+            (rounded, split.recompute == Recompute::Layers, small)
         });
         let bytes = |split: &Self| sum(&memory_of(model, config, room, *split));
         let limit = room.available_bytes;
@@ -330,6 +371,7 @@ pub fn plan(
         seconds: tokens_per_second
             .filter(|speed| *speed > 0.0)
             .map(|speed| tokens as f64 / speed),
+        chosen: chosen(model, config, longest, room),
     }
 }
 
@@ -432,19 +474,39 @@ impl Plan {
             available_bytes,
             state_bytes: self.state_bytes,
             parameters: self.parameters,
-            way_out: {
-                let larger = match self.device {
-                    DeviceKind::Cpu => "a machine with more memory",
-                    DeviceKind::Cuda => "a larger card",
-                };
-                match self.trained_parameters < self.parameters {
-                    true => format!("Choose a smaller student, or {larger}"),
-                    false => format!(
-                        "Train adapters instead ([trainer.lora]), or choose a smaller student or {larger}"
-                    ),
-                }
-            },
+            way_out: self.way_out(available_bytes),
         })
+    }
+
+    /// The plan of a run that has begun, and keeps its split.
+    #[must_use]
+    pub fn begun(mut self) -> Self {
+        self.chosen = Chosen::AtTheBeginning;
+        self
+    }
+
+    /// What to change where the run does not fit.
+    fn way_out(&self, available_bytes: u64) -> String {
+        let larger = match self.device {
+            DeviceKind::Cpu => "a machine with more memory",
+            DeviceKind::Cuda => "a larger card",
+        };
+        match &self.chosen {
+            Chosen::BySettings(names, bytes) if *bytes <= available_bytes => format!(
+                "Leave {} out of [trainer]: the planner's choice takes {}",
+                names.join(", "),
+                size(*bytes)
+            ),
+            Chosen::AtTheBeginning if self.state_bytes <= available_bytes => format!(
+                "The run keeps the micro-batches that it began with: free some memory, go on on {larger}, or begin anew in another directory"
+            ),
+            _ if self.trained_parameters < self.parameters => {
+                format!("Choose a smaller student, or {larger}")
+            }
+            _ => format!(
+                "Train adapters instead ([trainer.lora]), or choose a smaller student or {larger}"
+            ),
+        }
     }
 }
 
@@ -525,7 +587,6 @@ pub fn duration(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::llama::RopeScaling;
-    use crate::trainer::config::{DtypeSetting, RecomputeSetting};
     use crate::trainer::lora::LoraConfig;
 
     fn llama_7b() -> LlamaConfig {
@@ -559,19 +620,24 @@ mod tests {
         let plan = plan(&llama_7b(), &config, lengths, cpu(small), Some(1000.0));
         assert_eq!(plan.parameters, 6_738_415_616);
         assert_eq!((plan.total_steps, plan.warmup_steps), (1221, 37));
-        assert_eq!(plan.split, SMALLEST);
+        let smallest = Split {
+            micro_batch_tokens: 512,
+            recompute: Recompute::Layers,
+            moments: NumberFormat::Bf16,
+        };
+        assert_eq!(plan.split, smallest);
         assert_eq!(plan.tokens, 3 * 52_002 * 128);
-        // The four buffers of 4 bytes a parameter: Stanford's README counts 112 GB for 7 billion.
-        let state: u64 = plan.memory[..4].iter().map(|item| item.bytes).sum();
-        assert_eq!(state, 16 * plan.parameters);
         let error = plan.fits(24_000_000_000).unwrap_err().to_string();
         assert_eq!(
             error,
-            "training this student needs 108.4 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
+            "training this student needs 81.5 GB of memory, 24.0 GB are available; 80.9 GB of that is weights, \
              gradients and optimizer state of 6,738,415,616 parameters. Train adapters instead ([trainer.lora]), or choose \
              a smaller student or a machine with more memory"
         );
-        plan.fits(128_000_000_000).unwrap();
+        plan.fits(82_000_000_000).unwrap();
+        // The four buffers of 4 bytes a parameter: Stanford's README counts 112 GB for 7 billion.
+        let exact = super::plan(&llama_7b(), &config, lengths, cpu(Some(256)), None);
+        assert_eq!(exact.state_bytes, 16 * exact.parameters);
     }
 
     #[test]
@@ -653,12 +719,6 @@ mod tests {
         assert_eq!(text, TABLE.trim_matches('\n'));
     }
 
-    const SMALLEST: Split = Split {
-        micro_batch_tokens: 512,
-        recompute: Recompute::Layers,
-        moments: NumberFormat::F32,
-    };
-
     fn room(kind: DeviceKind, gigabytes: Option<u64>) -> Room {
         Room {
             kind,
@@ -687,6 +747,13 @@ mod tests {
         assert_eq!(choice(142), (512, Recompute::Nothing));
         assert_eq!(choice(140), (512, Recompute::Elementwise));
         assert_eq!(choice(138), (2048, Recompute::Layers));
+        // Moments are rounded where nothing else fits, and then as little as can be is computed again.
+        let moments = |gigabytes| Split::choose(&model, &config, 512, cpu(Some(gigabytes))).moments;
+        assert_eq!(
+            (moments(136), moments(135)),
+            (NumberFormat::F32, NumberFormat::Bf16)
+        );
+        assert_eq!(choice(135), (2048, Recompute::Nothing));
         assert_eq!(choice(100), (512, Recompute::Layers));
         // A step of 128 short rows is no more than 1,280 tokens.
         assert_eq!(
@@ -703,6 +770,32 @@ mod tests {
             (split.micro_batch_tokens, split.recompute),
             (4096, Recompute::Nothing)
         );
+    }
+
+    #[test]
+    fn what_was_set_by_hand_is_blamed_where_it_is_to_blame() {
+        let lengths = TokenLengths::Estimated {
+            examples: 1000,
+            mean_tokens: 128.0,
+        };
+        let refused = |micro_batch_tokens, gigabytes| {
+            let config = TrainConfig {
+                micro_batch_tokens: MicroBatchTokens::Tokens(micro_batch_tokens),
+                recompute: RecomputeSetting::None,
+                ..TrainConfig::default()
+            };
+            let plan = plan(&llama_7b(), &config, lengths, cpu(Some(gigabytes)), None);
+            plan.fits(gigabytes * 1_000_000_000)
+                .unwrap_err()
+                .to_string()
+        };
+        let text = refused(100_000, 140);
+        assert!(
+            text.ends_with("Leave micro_batch_tokens, recompute out of [trainer]: the planner's choice takes 111.1 GB"),
+            "{text}"
+        );
+        let text = refused(512, 60);
+        assert!(text.contains("Train adapters instead"), "{text}");
     }
 
     #[test]

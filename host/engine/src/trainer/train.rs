@@ -80,7 +80,9 @@ pub enum TrainError {
     #[error("the [trainer] settings cannot be used:{}", list(.0))]
     Config(Vec<ConfigProblem>),
     /// Nothing to learn.
-    #[error("there is no example to train on: the filters kept none, or all were held out")]
+    #[error(
+        "there is no example to train on: there was none, all were held out, or the prompt of each fills max_seq_len"
+    )]
     NoRows,
     /// A row that the model cannot be trained on.
     #[error("example {example} cannot be trained on: {reason}")]
@@ -109,7 +111,7 @@ pub enum TrainError {
     },
     /// The loss or the gradient is not a finite number.
     #[error(
-        "step {step}: the {what} is {value} (examples {}); {}. A lower learning_rate or another dtype of the student may help",
+        "step {step}: the {what} is {value} (examples {}, counted from 0); {}. To try a lower learning_rate or other weights, train anew in a directory of its own",
         shown(examples),
         match checkpoint { Some(step) => format!("the checkpoint of step {step} is whole"), None => "no checkpoint was made yet".to_owned() }
     )]

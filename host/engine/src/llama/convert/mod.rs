@@ -16,7 +16,7 @@ use super::config::{LlamaConfig, RopeScaling};
 use super::durable;
 use super::gguf::{gguf_name, to_gguf_layout};
 use super::rope::inverse_frequencies;
-use super::source::{LocalModel, Progress, SourceError};
+use super::source::{LocalModel, Progress, SourceError, save_hf};
 use super::weights::{Weights, WeightsError};
 
 /// How the elements of a GGUF file are stored.
@@ -246,13 +246,7 @@ pub fn to_gguf(
 pub fn to_folder(model: &LocalModel, out: &Path, dtype: DType) -> Result<(), ConvertError> {
     let (config, tokenizer) = model.shape()?;
     let weights = Weights::load_as(&model.path, &config, dtype)?;
-    // config.json comes last of all, as the sign that the folder is whole.
-    tokenizer.save_hf(out).map_err(SourceError::from)?;
-    config
-        .save_generation_config(out)
-        .map_err(SourceError::from)?;
-    weights.save_hf(out, &config, dtype)?;
-    Ok(())
+    Ok(save_hf(out, &config, &tokenizer, &weights, dtype)?)
 }
 
 /// A tensor's elements as they stand in the file.

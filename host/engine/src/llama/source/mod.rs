@@ -346,12 +346,23 @@ impl Model {
     /// Writes the model as a Hugging Face folder: weights as `dtype`, `config.json`, tokenizer and
     /// `generation_config.json`, in the layout that transformers reads and writes.
     pub fn save_hf(&self, folder: &Path, dtype: DType) -> Result<(), SourceError> {
-        // config.json comes last of all, as the sign that the folder is whole.
-        self.tokenizer.save_hf(folder)?;
-        self.config.save_generation_config(folder)?;
-        self.weights.save_hf(folder, &self.config, dtype)?;
-        Ok(())
+        save_hf(folder, &self.config, &self.tokenizer, &self.weights, dtype)
     }
+}
+
+/// Writes the parts of a model as a Hugging Face folder: see [`Model::save_hf`].
+pub(super) fn save_hf(
+    folder: &Path,
+    config: &LlamaConfig,
+    tokenizer: &Tokenizer,
+    weights: &Weights,
+    dtype: DType,
+) -> Result<(), SourceError> {
+    // config.json comes last of all, as the sign that the folder is whole.
+    tokenizer.save_hf(folder)?;
+    config.save_generation_config(folder)?;
+    weights.save_hf(folder, config, dtype)?;
+    Ok(())
 }
 
 /// Files of a Hugging Face folder that are read beside the weights.

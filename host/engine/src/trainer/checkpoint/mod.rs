@@ -154,6 +154,58 @@ pub enum CheckpointError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A checkpoint that is as it was written, by a program that writes it otherwise.
+    #[error(
+        "the checkpoint {} is of another version of Pacos ({reason}): go on with that version, or name another directory to begin anew",
+        path.display()
+    )]
+    OtherVersion {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What differs.
+        reason: String,
+    },
+    /// The device has no memory for it, or fails.
+    #[error("{} cannot be taken into memory: {source}", path.display())]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// What the device said.
+        source: candle_core::Error,
+    },
+    /// There are checkpoints, and none of them can be gone on from.
+    #[error(
+        "no checkpoint of this run is whole:{}\nPut their files back from a copy; or, to begin anew, delete {} or name another directory",
+        reasons.iter().map(|reason| format!("\n  - {reason}")).collect::<String>(),
+        path.display()
+    )]
+    NoneWhole {
+        /// The folder of the checkpoints.
+        path: PathBuf,
+        /// What is wrong with each.
+        reasons: Vec<String>,
+    },
+}
+
+/// Why a checkpoint is not gone on from.
+enum Unusable {
+    /// It is not what was written: an older one takes its place.
+    Damaged(String),
+    /// It may well be whole: nothing takes its place.
+    Failed(CheckpointError),
+}
+
+impl Unusable {
+    /// A file that cannot be read: damaged where it is absent or ends too soon.
+    fn unreadable(path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                Self::Damaged(format!("{name} cannot be read ({source})"))
+            }
+            _ => Self::Failed(failed("read", path, source)),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -320,11 +372,11 @@ impl CheckpointFolder {
         let layout = tensors.parameters.layout();
         let explain = |path: &Path, source: io::Error| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                let kept = match self.steps() {
-                    Ok(steps) if !steps.is_empty() => {
-                        format!("the checkpoint of step {} is whole", steps[0])
-                    }
-                    _ => "there is no earlier checkpoint".to_owned(),
+                // Those past this step were passed over as damaged.
+                let steps = self.steps().unwrap_or_default();
+                let kept = match steps.into_iter().find(|kept| *kept < state.step) {
+                    Some(step) => format!("the checkpoint of step {step} is whole"),
+                    None => "there is no earlier checkpoint".to_owned(),
                 };
                 CheckpointError::DiskFull {
                     path: path.to_owned(),
@@ -351,13 +403,16 @@ impl CheckpointFolder {
                 on_point("checkpoint:mid-write");
             }
         }
-        let state = to_json(state);
+        let state_json = to_json(state);
         let record = FileRecord {
-            bytes: state.len() as u64,
-            sha256: hex(&Sha256::digest(&state)),
+            bytes: state_json.len() as u64,
+            sha256: hex(&Sha256::digest(&state_json)),
         };
         files.insert(STATE.to_owned(), record);
-        for (name, text) in [(STATE, state), (MANIFEST, to_json(&Manifest { files }))] {
+        for (name, text) in [
+            (STATE, state_json),
+            (MANIFEST, to_json(&Manifest { files })),
+        ] {
             let path = folder.join(name);
             create(&path)
                 .and_then(|mut file| {
@@ -381,6 +436,10 @@ impl CheckpointFolder {
     ///
     /// `layout` says which tensors are expected, `formats` how they are kept on the device, and `own` of
     /// which parameters the moments are.
+    ///
+    /// # Errors
+    /// If there are checkpoints and none is whole, or one that may be whole cannot be read: to begin anew
+    /// over them is for a person to decide.
     pub fn load_newest(
         &self,
         layout: &Layout,
@@ -394,13 +453,20 @@ impl CheckpointFolder {
             let path = self.step_path(step);
             match load(&path, layout, formats, device, constants, own) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), notices)),
-                Err(reason) => notices.push(format!(
+                Err(Unusable::Damaged(reason)) => notices.push(format!(
                     "the checkpoint {} is damaged and is passed over: {reason}",
                     path.display()
                 )),
+                Err(Unusable::Failed(error)) => return Err(error),
             }
         }
-        Ok((None, notices))
+        if notices.is_empty() {
+            return Ok((None, notices));
+        }
+        Err(CheckpointError::NoneWhole {
+            path: self.path.clone(),
+            reasons: notices,
+        })
     }
 
     /// The state of the newest checkpoint whose `state.json` can be read, without its tensors.
@@ -427,29 +493,35 @@ fn load(
     device: &Device,
     constants: AdamWConstants,
     own: &Range<usize>,
-) -> Result<Checkpoint, String> {
-    let manifest =
-        fs::read(folder.join(MANIFEST)).map_err(|e| format!("{MANIFEST} cannot be read ({e})"))?;
-    let manifest: Manifest = serde_json::from_slice(&manifest)
-        .map_err(|e| format!("{MANIFEST} is not what was written ({e})"))?;
-    let expected = |name: &str| {
-        manifest
-            .files
-            .get(name)
-            .ok_or_else(|| format!("{MANIFEST} does not list {name}"))
+) -> Result<Checkpoint, Unusable> {
+    let damaged = |reason: String| Unusable::Damaged(reason);
+    let bytes = |name: &str| {
+        let path = folder.join(name);
+        fs::read(&path).map_err(|e| Unusable::unreadable(&path, e))
     };
-    let state =
-        fs::read(folder.join(STATE)).map_err(|e| format!("{STATE} cannot be read ({e})"))?;
+    let manifest: Manifest = serde_json::from_slice(&bytes(MANIFEST)?)
+        .map_err(|e| damaged(format!("{MANIFEST} is not what was written ({e})")))?;
+    let expected = |name: &str| {
+        let record = manifest.files.get(name);
+        record.ok_or_else(|| damaged(format!("{MANIFEST} does not list {name}")))
+    };
+    let state = bytes(STATE)?;
     if hex(&Sha256::digest(&state)) != expected(STATE)?.sha256 {
-        return Err(format!("{STATE} is not what was written"));
+        return Err(damaged(format!("{STATE} is not what was written")));
     }
+    let other_version = |reason: String| {
+        Unusable::Failed(CheckpointError::OtherVersion {
+            path: folder.to_owned(),
+            reason,
+        })
+    };
     let state: CheckpointState = serde_json::from_slice(&state)
-        .map_err(|e| format!("{STATE} cannot be understood ({e})"))?;
+        .map_err(|e| other_version(format!("{STATE} cannot be understood: {e}")))?;
     if state.format != FORMAT {
-        return Err(format!(
+        return Err(other_version(format!(
             "{STATE} has format {}, this program reads {FORMAT}",
             state.format
-        ));
+        )));
     }
     let read = |name: &str, format, range: Range<usize>| {
         let path = folder.join(name);

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::digest::hex;
 
-use super::FileRecord;
+use super::{CheckpointError, FileRecord, Unusable};
 use crate::trainer::parameters::{Layout, NumberFormat, ParameterSet};
 
 /// Numbers converted at once.
@@ -122,8 +122,10 @@ pub(super) fn write_tensors(
     })
 }
 
-/// Reads the numbers in `range` of what [`write_tensors`] wrote; the reason in words if the file is
-/// anything else.
+/// Reads the numbers in `range` of what [`write_tensors`] wrote.
+///
+/// # Errors
+/// [`Unusable::Damaged`] if the file is anything else.
 pub(super) fn read_tensors(
     path: &Path,
     layout: &Layout,
@@ -131,16 +133,15 @@ pub(super) fn read_tensors(
     device: &Device,
     range: Range<usize>,
     expected: &FileRecord,
-) -> Result<ParameterSet, String> {
+) -> Result<ParameterSet, Unusable> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let unreadable = |e: io::Error| format!("{name} cannot be read ({e})");
+    let unreadable = |e: io::Error| Unusable::unreadable(path, e);
+    let damaged = |reason: String| Unusable::Damaged(reason);
     let file = File::open(path).map_err(unreadable)?;
     let bytes = file.metadata().map_err(unreadable)?.len();
     if bytes != expected.bytes {
-        return Err(format!(
-            "{name} has {bytes} bytes, {} were written",
-            expected.bytes
-        ));
+        let reason = format!("{name} has {bytes} bytes, {} were written", expected.bytes);
+        return Err(damaged(reason));
     }
     // The device that wrote it may keep its numbers in another format than this one.
     let sizes = [Stored::F32, Stored::Bf16].map(|stored| {
@@ -149,14 +150,20 @@ pub(super) fn read_tensors(
         (stored, header, bytes as u64)
     });
     let Some((stored, header, _)) = sizes.into_iter().find(|(.., size)| *size == bytes) else {
-        return Err(format!("{name} does not hold the tensors of this model"));
+        let reason = format!("{name} does not hold the tensors of this model");
+        return Err(damaged(reason));
     };
     let mut file = BufReader::with_capacity(1 << 20, file);
     let mut digest = Sha256::new();
     let mut found_header = vec![0; header.len()];
     file.read_exact(&mut found_header).map_err(unreadable)?;
     digest.update(&found_header);
-    let no_place = |e: candle_core::Error| format!("{name} has no place in memory ({e})");
+    let no_place = |source| {
+        Unusable::Failed(CheckpointError::Memory {
+            path: path.to_owned(),
+            source,
+        })
+    };
     let mut tensors =
         ParameterSet::zeros(&layout.of_part(&range), format, device).map_err(no_place)?;
     let each = stored.bytes();
@@ -177,13 +184,12 @@ pub(super) fn read_tensors(
     }
     let found = hex(&digest.finalize());
     if found != expected.sha256 {
-        return Err(format!(
-            "{name} has sha256 {found}, {} was written",
-            expected.sha256
-        ));
+        let reason = format!("{name} has sha256 {found}, {} was written", expected.sha256);
+        return Err(damaged(reason));
     }
     if found_header != header {
-        return Err(format!("{name} does not hold the tensors of this model"));
+        let reason = format!("{name} does not hold the tensors of this model");
+        return Err(damaged(reason));
     }
     Ok(tensors)
 }

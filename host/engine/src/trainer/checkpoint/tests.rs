@@ -94,16 +94,18 @@ impl Fixture {
     }
 
     fn load(&self) -> (Option<Checkpoint>, Vec<String>) {
+        self.try_load().unwrap()
+    }
+
+    fn try_load(&self) -> Result<(Option<Checkpoint>, Vec<String>), CheckpointError> {
         let constants = self.adamw.constants;
-        self.folder
-            .load_newest(
-                self.parameters.layout(),
-                FORMATS,
-                &Device::Cpu,
-                constants,
-                &(0..self.parameters.count()),
-            )
-            .unwrap()
+        self.folder.load_newest(
+            self.parameters.layout(),
+            FORMATS,
+            &Device::Cpu,
+            constants,
+            &(0..self.parameters.count()),
+        )
     }
 }
 
@@ -193,6 +195,66 @@ fn a_damaged_checkpoint_is_passed_over_and_named() {
         fixture.save(4, 2);
         assert_eq!(fixture.load().0.unwrap().state.step, 4);
     }
+}
+
+/// What a run would be told that goes on from these checkpoints, all of which stay.
+fn refused(fixture: &Fixture) -> String {
+    let steps = fixture.folder.steps().unwrap();
+    let error = fixture.try_load().unwrap_err().to_string();
+    assert_eq!(fixture.folder.steps().unwrap(), steps);
+    error
+}
+
+#[test]
+fn a_run_does_not_begin_anew_over_checkpoints_that_are_all_damaged() {
+    let fixture = fixture();
+    for step in [2, 4] {
+        let path = fixture.save(step, 2);
+        fs::remove_file(path.join("model.safetensors")).unwrap();
+    }
+    let text = refused(&fixture);
+    assert!(
+        text.starts_with("no checkpoint of this run is whole:\n  - "),
+        "{text}"
+    );
+    assert!(
+        text.contains("step-000004") && text.contains("step-000002"),
+        "{text}"
+    );
+    assert!(text.ends_with("or name another directory"), "{text}");
+}
+
+#[test]
+fn what_may_be_whole_is_not_passed_over() {
+    // Another version's: as it was written, and not to be understood here.
+    let fixture = fixture();
+    fixture.save(2, 2);
+    let newest = fixture.save(4, 2);
+    let state = fs::read_to_string(newest.join(STATE)).unwrap();
+    let newer = state.replacen("\"format\": 1", "\"format\": 2", 1);
+    assert_ne!(newer, state);
+    let manifest = fs::read_to_string(newest.join(MANIFEST)).unwrap();
+    let [old, new] = [&state, &newer].map(|text| hex(&Sha256::digest(text)));
+    fs::write(newest.join(STATE), newer).unwrap();
+    fs::write(newest.join(MANIFEST), manifest.replace(&old, &new)).unwrap();
+    let text = refused(&fixture);
+    assert!(
+        text.contains("step-000004 is of another version of Pacos"),
+        "{text}"
+    );
+    assert!(text.contains("format 2, this program reads 1"), "{text}");
+
+    // One that the system does not read: a folder, where a file was.
+    let fixture = self::fixture();
+    fixture.save(2, 2);
+    let newest = fixture.save(4, 2);
+    fs::remove_file(newest.join(MANIFEST)).unwrap();
+    fs::create_dir(newest.join(MANIFEST)).unwrap();
+    let text = refused(&fixture);
+    assert!(
+        text.starts_with("cannot read ") && text.contains("manifest.json"),
+        "{text}"
+    );
 }
 
 #[test]

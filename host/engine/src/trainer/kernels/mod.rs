@@ -16,7 +16,7 @@ mod rows;
 mod swiglu;
 mod vector;
 
-pub(super) use adamw::adamw;
+pub(super) use adamw::{adamw, adamw_bf16};
 pub(super) use attention::{
     AttentionSaved, AttentionShape, attention_backward, attention_forward, head_products,
 };

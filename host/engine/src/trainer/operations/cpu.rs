@@ -4,13 +4,14 @@ use std::cell::Cell;
 use std::ops::{Deref, Range};
 
 use candle_core::{
-    CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail,
+    CpuStorage, DType, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail,
 };
+use half::bf16;
 use rayon::prelude::*;
 
 use super::{
     AdamWNumbers, AdamWTensors, AttentionSaved, DropoutMask, Operations, Output, PlacedSegments,
-    RmsNormSaved, Rotation,
+    RandomBits, RmsNormSaved, Rotation,
 };
 use crate::trainer::adamw::clip_factor;
 use crate::trainer::config::TrainDtype;
@@ -310,21 +311,42 @@ impl Operations for CpuOperations {
         if !factor.is_finite() {
             return Ok(());
         }
-        let gradients = read::<f32>(state.gradients)?;
-        write(state.weights, |weights| {
-            write(state.m, |m| {
-                write(state.v, |v| {
-                    weights
-                        .par_chunks_mut(CHUNK)
-                        .zip(gradients.par_chunks(CHUNK))
-                        .zip(m.par_chunks_mut(CHUNK))
-                        .zip(v.par_chunks_mut(CHUNK))
-                        .for_each(|(((w, g), m), v)| kernels::adamw(w, g, m, v, factor, numbers));
-                    Ok(())
-                })
-            })
+        if state.m.dtype() == DType::BF16 {
+            return adamw::<bf16>(state, |chunk, w, g, m, v| {
+                let random = RandomBits {
+                    first: numbers.random.first + (chunk * CHUNK) as u64,
+                    ..numbers.random
+                };
+                let numbers = AdamWNumbers { random, ..numbers };
+                kernels::adamw_bf16(w, g, m, v, factor, numbers);
+            });
+        }
+        adamw::<f32>(state, |_, w, g, m, v| {
+            kernels::adamw(w, g, m, v, factor, numbers);
         })
     }
+}
+
+/// Gives weights, gradients and moments in format `M` to `update`, chunk by chunk with its number.
+fn adamw<M: Number>(
+    state: AdamWTensors<'_>,
+    update: impl Fn(usize, &mut [f32], &[f32], &mut [M], &mut [M]) + Sync,
+) -> Result<()> {
+    let gradients = read::<f32>(state.gradients)?;
+    write(state.weights, |weights| {
+        write(state.m, |m| {
+            write(state.v, |v| {
+                weights
+                    .par_chunks_mut(CHUNK)
+                    .zip(gradients.par_chunks(CHUNK))
+                    .zip(m.par_chunks_mut(CHUNK))
+                    .zip(v.par_chunks_mut(CHUNK))
+                    .enumerate()
+                    .for_each(|(chunk, (((w, g), m), v))| update(chunk, w, g, m, v));
+                Ok(())
+            })
+        })
+    })
 }
 
 fn attention_shape(q: &Tensor, k: &Tensor) -> Result<AttentionShape> {
@@ -470,7 +492,9 @@ fn write<T: Number, R>(tensor: &Tensor, change: impl FnOnce(&mut [T]) -> Result<
 
         fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
             let Some(data) = T::all(storage) else {
-                bail!("the operations of the CPU compute in f32, and sum in f64");
+                bail!(
+                    "the operations of the CPU compute in f32, sum in f64 and keep moments in f32 or bf16"
+                );
             };
             let Some((start, end)) = layout.contiguous_offsets() else {
                 bail!("expected a contiguous tensor, found {layout:?}");

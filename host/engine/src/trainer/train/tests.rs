@@ -575,6 +575,53 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_examples() {
     assert!(text.contains("no checkpoint was made yet"), "{text}");
 }
 
+/// A learning rate with which the first step throws the weights out of all bounds.
+fn diverging() -> Run {
+    Run::new(TrainConfig {
+        learning_rate: 1e30,
+        warmup_ratio: 0.0,
+        checkpoint_every: 1,
+        ..config()
+    })
+}
+
+#[test]
+fn a_run_that_diverges_keeps_its_last_good_checkpoint() {
+    for measured in [false, true] {
+        let mut run = diverging();
+        run.config.eval_every = u64::from(measured);
+        if !measured {
+            run.held_out.clear();
+        }
+        let mut recorder = Recorder::default();
+        let error = run.go(&mut recorder, &NEVER).unwrap_err();
+        let TrainError::NotFinite {
+            step,
+            what,
+            examples,
+            checkpoint,
+            ..
+        } = &error
+        else {
+            panic!("{error}");
+        };
+        // What is measured after the first step is what shows it first, before that step is saved.
+        let expected = match measured {
+            true => (1, "held-out loss", None),
+            false => (2, "norm of the gradient", Some(1)),
+        };
+        assert_eq!((*step, *what, *checkpoint), expected, "{error}");
+        assert!(!examples.is_empty());
+        assert_eq!(recorder.checkpoints.last().copied(), *checkpoint);
+        let kept = CheckpointFolder::at(run.dir.path()).steps().unwrap();
+        assert_eq!(kept.first().copied(), *checkpoint);
+        assert!(
+            error.to_string().contains("in a directory of its own"),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn impossible_jobs_are_refused_before_anything_is_done() {
     let mut run = Run::new(config());

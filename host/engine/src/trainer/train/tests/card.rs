@@ -1,4 +1,5 @@
-//! Whole runs on a card, which is emulated: its kernels, its formats and all that is around them.
+//! Whole runs on a card, which is emulated: its kernels, its formats and all that is around them; and what
+//! the processor shares of the formats.
 
 use super::*;
 use crate::trainer::config::DtypeSetting;
@@ -66,24 +67,52 @@ fn a_card_trains_as_the_processor_does() {
     }
 }
 
+/// A run on the processor whose moments alone are rounded.
+fn with_rounded_moments() -> Run {
+    Run::new(TrainConfig {
+        moments_dtype: DtypeSetting::Bf16,
+        ..config()
+    })
+}
+
 #[test]
-fn a_run_on_a_card_goes_on_to_the_bit() {
-    static STOP: AtomicBool = AtomicBool::new(false);
-    let run = || on_a_card(DtypeSetting::Bf16, DtypeSetting::Bf16);
-    let whole = run();
-    let want = whole.go(&mut Recorder::default(), &NEVER).unwrap();
-    let parts = run();
-    let mut first = Recorder {
-        cancel_after: Some((3, &STOP)),
-        ..Recorder::default()
-    };
-    parts.go(&mut first, &STOP).unwrap_err();
-    let mut second = Recorder::default();
-    let got = parts.go(&mut second, &NEVER).unwrap();
-    assert_eq!(got.resumed_from, 3);
-    assert!(second.notices.is_empty(), "{:?}", second.notices);
-    assert_eq!(bits(&got), bits(&want));
-    assert_eq!(numbers(&got.history), numbers(&want.history));
+fn moments_may_be_rounded_on_the_processor() {
+    let go = |run: &Run| run.go(&mut Recorder::default(), &NEVER).unwrap();
+    let want = go(&Run::new(config()));
+    let rounded = go(&with_rounded_moments());
+    assert_eq!(rounded.numeric_path.moments, NumberFormat::Bf16);
+    assert_eq!(rounded.student.base.format(), NumberFormat::F32);
+    // The gradient of the first step knows no moments.
+    assert_eq!(losses(&rounded)[0], losses(&want)[0]);
+    assert_ne!(losses(&rounded), losses(&want));
+    assert_losses_near(&rounded, &want, 1e-2);
+    let start = values(&tiny_parameters(&tiny_config(true), 1));
+    let way = apart(&rounded, &want, &start);
+    assert!(way < 0.1, "{way}");
+}
+
+#[test]
+fn a_run_with_rounded_moments_goes_on_to_the_bit() {
+    let on_card = || on_a_card(DtypeSetting::Bf16, DtypeSetting::Bf16);
+    let runs: [&dyn Fn() -> Run; 2] = [&on_card, &with_rounded_moments];
+    for run in runs {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        STOP.store(false, Ordering::Relaxed);
+        let whole = run();
+        let want = whole.go(&mut Recorder::default(), &NEVER).unwrap();
+        let parts = run();
+        let mut first = Recorder {
+            cancel_after: Some((3, &STOP)),
+            ..Recorder::default()
+        };
+        parts.go(&mut first, &STOP).unwrap_err();
+        let mut second = Recorder::default();
+        let got = parts.go(&mut second, &NEVER).unwrap();
+        assert_eq!(got.resumed_from, 3);
+        assert!(second.notices.is_empty(), "{:?}", second.notices);
+        assert_eq!(bits(&got), bits(&want));
+        assert_eq!(numbers(&got.history), numbers(&want.history));
+    }
 }
 
 #[test]
