@@ -39,7 +39,7 @@ fn write_llama_65b(folder: &Path) {
 }
 
 /// 65,285,660,672 parameters: weights, gradients and two moments take 16 bytes each.
-const LLAMA_65B: &str = "1044.6 GB of that is weights";
+const LLAMA_65B: &str = "783.4 GB of that is weights";
 
 /// A bench whose recipe trains a student, which `[models.own]` names.
 fn with_student(recipe: &Recipe, model: &str, roles: &str) -> Bench {

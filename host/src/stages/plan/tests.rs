@@ -155,12 +155,12 @@ fn a_student_is_refused_by_its_configuration_alone() {
         "eos_token_id": 2,
     });
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    // Stanford's README counts 112 GB for the four buffers of 7 billion parameters.
+    // Weights and gradients of 4 bytes a parameter, moments of 2.
     assert_eq!(
         refuse(&trains, cpu(24_000_000_000))
             .unwrap_err()
             .to_string(),
-        "training this student needs 108.4 GB of memory, 24.0 GB are available; 107.8 GB of that is weights, \
+        "training this student needs 81.5 GB of memory, 24.0 GB are available; 80.9 GB of that is weights, \
          gradients and optimizer state of 6,738,415,616 parameters. Train adapters instead ([trainer.lora]), \
          or choose a smaller student or a machine with more memory; or leave [trainer] out, to make the dataset alone. Nothing was asked"
     );
