@@ -136,6 +136,7 @@ fn adapters_are_trained_merged_and_written_for_peft() {
         (&config["r"], &config["lora_alpha"]),
         (&json!(4), &json!(16.0))
     );
+    assert_eq!(config["lora_dropout"], json!(0.05));
     assert_eq!(
         config["target_modules"],
         json!(["q_proj", "v_proj", "down_proj"])

@@ -93,6 +93,7 @@ fn main() {
             tokens: capacity,
             recompute: Recompute::Nothing,
             lora_rank: 0,
+            dropout_width: 0,
             label_rows: 256,
             activations: DType::F32,
         };
@@ -150,7 +151,7 @@ fn compare(
     let accumulate = |batch: &MicroBatch, scale, gradient: &mut ParameterSet| {
         let loss = Tensor::zeros(1, DType::F64, &Device::Cpu).expect("there is memory");
         engine
-            .accumulate_gradients(student, batch, scale, gradient, &loss)
+            .accumulate_gradients(student, batch, scale, None, gradient, &loss)
             .expect("the CPU does not fail");
         loss.to_vec1::<f64>().expect("one number was summed")[0]
     };

@@ -264,6 +264,7 @@ fn planned(
     let plan = match begun {
         None => plan(shape, &config, lengths, room, None),
         Some(state) => {
+            config = config.as_begun(&state.identity);
             let path = state.numeric_path;
             config.micro_batch_tokens = MicroBatchTokens::Tokens(path.micro_batch_tokens);
             config.recompute = path.recompute.into();

@@ -80,6 +80,7 @@ impl<'a> Run<'a> {
             tokens: split.micro_batch_tokens,
             recompute: split.recompute,
             lora_rank: 0,
+            dropout_width: 0,
             label_rows: formats.label_rows,
             activations: formats.activations,
         };
@@ -123,6 +124,7 @@ impl<'a> Run<'a> {
                 &self.student,
                 batch,
                 1.0 / labels as f32,
+                None,
                 &mut self.gradients,
                 &losses.narrow(0, index, 1)?,
             )?;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Result, Tensor};
 use pacos_engine::trainer::micro_batch::Segment;
 use pacos_engine::trainer::operations::{
-    AdamWNumbers, AdamWTensors, AttentionSaved, Operations, Output, PlacedSegments, RmsNormSaved,
-    Rotation,
+    AdamWNumbers, AdamWTensors, AttentionSaved, DropoutMask, Operations, Output, PlacedSegments,
+    RmsNormSaved, Rotation,
 };
 
 /// Other operations, timed while the clock runs. The device is waited for around each call then, so
@@ -224,6 +224,16 @@ impl Operations for Timed {
     fn swiglu_backward(&self, d_gate_up: &Tensor, d_out: &Tensor, gate_up: &Tensor) -> Result<()> {
         self.time("SwiGLU, backward", 0.0, |o| {
             o.swiglu_backward(d_gate_up, d_out, gate_up)
+        })
+    }
+
+    fn dropout(&self, out: &Tensor, x: &Tensor, mask: DropoutMask<'_>) -> Result<()> {
+        self.time("dropout", 0.0, |o| o.dropout(out, x, mask))
+    }
+
+    fn dropout_backward(&self, dx: &Tensor, dy: &Tensor, mask: DropoutMask<'_>) -> Result<()> {
+        self.time("dropout, backward", 0.0, |o| {
+            o.dropout_backward(dx, dy, mask)
         })
     }
 

@@ -5,9 +5,11 @@
 
 use std::collections::HashMap;
 
-use candle_core::{D, Device, Result, Tensor, Var};
+use candle_core::{D, DType, Device, Result, Tensor, Var};
 
+use super::engine::{Dropout, sequences};
 use super::micro_batch::MicroBatch;
+use super::operations::{ComposedOperations, Operations};
 use super::parameters::ParameterSet;
 use super::student::Student;
 use crate::llama::LlamaConfig;
@@ -21,6 +23,7 @@ pub(crate) fn loss_and_gradients(
     student: &Student,
     batch: &MicroBatch,
     scale: f32,
+    dropout: Option<Dropout>,
 ) -> Result<(f64, ParameterSet)> {
     let mut vars = Vec::new();
     for spec in student.trained().specs() {
@@ -39,19 +42,32 @@ pub(crate) fn loss_and_gradients(
         };
         weights.insert(spec.name.clone(), weight);
     }
+    let mut factors = HashMap::new();
     if let Some(adapters) = &student.adapters {
         for layer in 0..config.num_hidden_layers {
             for target in &adapters.config.target_modules {
                 let [a, b] = target.adapter_names(layer);
                 let (a, b) = (var(&a).expect("it is trained"), var(&b).expect("it is"));
-                let product = (b.matmul(&a)? * f64::from(adapters.scale()))?;
                 let name = target.weight_name(layer);
-                let whole = (&weights[&name] + product)?;
-                weights.insert(name, whole);
+                let b = (b * f64::from(adapters.scale()))?;
+                if let Some(dropout) = dropout {
+                    let kept = kept(batch, dropout, target.matrix(layer), a.dim(1)?)?;
+                    factors.insert(name, (a, b, kept));
+                } else {
+                    let whole = (&weights[&name] + b.matmul(&a)?)?;
+                    weights.insert(name, whole);
+                }
             }
         }
     }
-    let loss = summed_loss(config, batch, &|name| &weights[name])?;
+    let linear = |x: &Tensor, name: &str| -> Result<Tensor> {
+        let y = x.matmul(&weights[name].t()?)?;
+        match factors.get(name) {
+            Some((a, b, kept)) => y + (x * kept)?.matmul(&a.t()?)?.matmul(&b.t()?)?,
+            None => Ok(y),
+        }
+    };
+    let loss = summed_loss(config, batch, &|name| &weights[name], &linear)?;
     let grads = (&loss * f64::from(scale))?.backward()?;
     let mut gradients = student.trained().zeros_in(student.trained().format())?;
     for (spec, var) in &vars {
@@ -68,6 +84,7 @@ fn summed_loss<'a>(
     config: &LlamaConfig,
     batch: &MicroBatch,
     get: &impl Fn(&str) -> &'a Tensor,
+    linear: &impl Fn(&Tensor, &str) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let device = Device::Cpu;
     let tokens = batch.input_ids.len();
@@ -81,7 +98,6 @@ fn summed_loss<'a>(
         Tensor::from_slice(table.sin(), (tokens, half), &device)?.index_select(&positions, 0)?;
     let mask = Tensor::from_vec(mask(batch), (tokens, tokens), &device)?;
 
-    let linear = |x: &Tensor, name: &str| x.matmul(&get(name).t()?);
     let mut x = get("model.embed_tokens.weight").index_select(&ids, 0)?;
     for layer in 0..config.num_hidden_layers {
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
@@ -136,6 +152,18 @@ fn summed_loss<'a>(
         .gather(&targets, 1)?
         .sum_all()?
         .neg()
+}
+
+/// What each number of a matrix's input is multiplied by: zero, or the reciprocal of what is kept.
+fn kept(batch: &MicroBatch, dropout: Dropout, matrix: u32, width: usize) -> Result<Tensor> {
+    let tokens = batch.input_ids.len();
+    let place = |numbers: Vec<u32>| Tensor::from_vec(numbers, tokens, &Device::Cpu);
+    let sequences = place(sequences(batch))?;
+    let positions = place(batch.positions.clone())?;
+    let kept = Tensor::zeros((tokens, width), DType::F32, &Device::Cpu)?;
+    let mask = dropout.mask(matrix, &sequences, &positions);
+    ComposedOperations.dropout(&kept, &kept.ones_like()?, mask)?;
+    Ok(kept)
 }
 
 fn mask(batch: &MicroBatch) -> Vec<f32> {

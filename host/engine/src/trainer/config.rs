@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::checkpoint::RunIdentity;
 use super::device::{DeviceKind, DeviceSetting};
 use super::engine::Recompute;
 use super::lora::LoraConfig;
@@ -407,6 +408,12 @@ impl TrainConfig {
                 "a positive lora_alpha such as 16",
             );
             require(
+                (0.0..1.0).contains(&lora.lora_dropout),
+                "lora",
+                format!("lora_dropout = {}", lora.lora_dropout),
+                "a lora_dropout from 0 to below 1, such as 0.05",
+            );
+            require(
                 !lora.target_modules.is_empty(),
                 "lora",
                 "target_modules = []".to_owned(),
@@ -473,7 +480,9 @@ impl TrainConfig {
     /// The settings that the trained weights depend on; a checkpoint is resumed only under equal ones.
     ///
     /// How often something is measured or saved is left out, and so is what changes no mathematics but
-    /// only the order of sums: they may change between two sittings.
+    /// only the order of sums: they may change between two sittings. The default of `lora_dropout` is left
+    /// out because settings from before there was any are those of today's default: see
+    /// [`TrainConfig::as_begun`].
     pub fn trajectory(&self) -> Value {
         let mut value =
             serde_json::to_value(self).expect("numbers and names always become a JSON object");
@@ -494,8 +503,32 @@ impl TrainConfig {
             if self.max_steps.is_some() {
                 object.shift_remove("epochs");
             }
+            if self.has_default_dropout()
+                && let Some(lora) = object.get_mut("lora").and_then(Value::as_object_mut)
+            {
+                lora.shift_remove("lora_dropout");
+            }
         }
         value
+    }
+
+    /// The settings for going on with a run: one that was begun before there was dropout goes on without,
+    /// unless another than the default is asked for.
+    pub fn as_begun(&self, run: &RunIdentity) -> Self {
+        let mut config = self.clone();
+        if run.lora_dropout.is_none()
+            && self.has_default_dropout()
+            && let Some(lora) = &mut config.lora
+        {
+            lora.lora_dropout = 0.0;
+        }
+        config
+    }
+
+    fn has_default_dropout(&self) -> bool {
+        let default = LoraConfig::default().lora_dropout;
+        let lora = self.lora.as_ref();
+        lora.is_some_and(|lora| lora.lora_dropout == default)
     }
 }
 
@@ -591,7 +624,7 @@ mod tests {
         );
         assert_eq!(
             messages[3],
-            "lora is {\"rank\":8}: unknown field `rank`, expected one of `r`, `lora_alpha`, `target_modules`"
+            "lora is {\"rank\":8}: unknown field `rank`, expected one of `r`, `lora_alpha`, `lora_dropout`, `target_modules`"
         );
         let twice = serde_json::json!({"epochs": 3, "num_train_epochs": 3});
         let problems = TrainConfig::from_table(twice.as_object().unwrap()).unwrap_err();
@@ -613,6 +646,14 @@ mod tests {
             "lora is target_modules with one of them twice; expected each module once"
         );
         assert!(told(serde_json::json!({"r": 0})).contains("expected r of at least 1"));
+        for dropout in [1.0, 1.5, -0.1] {
+            assert_eq!(
+                told(serde_json::json!({"lora_dropout": dropout})),
+                format!(
+                    "lora is lora_dropout = {dropout}; expected a lora_dropout from 0 to below 1, such as 0.05"
+                )
+            );
+        }
         assert!(told(serde_json::json!({"target_modules": []})).contains("at least one module"));
     }
 

@@ -8,12 +8,13 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use super::engine::Dropout;
 use super::parameters::{Layout, NumberFormat, ParameterSet};
 use crate::llama::weights::WeightsError;
 use crate::llama::{LlamaConfig, Weights, durable, safetensors_file};
 
 /// Settings of LoRA, spelled as PEFT's `LoraConfig` spells them. The defaults are those of
-/// alpaca-lora, but for its dropout, which is not done here.
+/// alpaca-lora.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
@@ -21,6 +22,9 @@ pub struct LoraConfig {
     pub r: usize,
     /// The product is multiplied by `lora_alpha / r`.
     pub lora_alpha: f64,
+    /// Probability with which a number that an adapter reads is set to zero, in training alone; what is left
+    /// is scaled by `1 / (1 − p)`. It is rounded to a multiple of 2⁻¹⁶.
+    pub lora_dropout: f64,
     /// Which matrices of every layer have one.
     pub target_modules: Vec<Target>,
 }
@@ -30,6 +34,7 @@ impl Default for LoraConfig {
         Self {
             r: 8,
             lora_alpha: 16.0,
+            lora_dropout: 0.05,
             target_modules: vec![Target::Q, Target::V],
         }
     }
@@ -80,6 +85,12 @@ impl Target {
         format!("model.layers.{layer}.{}.weight", self.module())
     }
 
+    /// Its number among all matrices that could be adapted, layer by layer.
+    pub(super) fn matrix(self, layer: usize) -> u32 {
+        const IN_A_LAYER: usize = 7;
+        (IN_A_LAYER * layer + self as usize) as u32
+    }
+
     /// `[outputs, inputs]`.
     pub fn shape(self, config: &LlamaConfig) -> [usize; 2] {
         let queries = config.num_attention_heads * config.head_dim;
@@ -126,6 +137,15 @@ impl LoraConfig {
             .iter()
             .map(|(_, s)| s.iter().product::<usize>())
             .sum()
+    }
+
+    /// Widest input of an adapter, where there is dropout; 0 without.
+    pub fn dropout_width(&self, config: &LlamaConfig) -> usize {
+        let inputs = self.target_modules.iter().map(|t| t.shape(config)[1]);
+        match Dropout::dropped(self.lora_dropout) {
+            0 => 0,
+            _ => inputs.max().unwrap_or(0),
+        }
     }
 }
 
@@ -255,7 +275,7 @@ impl Adapters {
             "base_model_name_or_path": base,
             "r": self.config.r,
             "lora_alpha": self.config.lora_alpha,
-            "lora_dropout": 0.0,
+            "lora_dropout": self.config.lora_dropout,
             "target_modules": self.config.target_modules,
             "bias": "none",
             "fan_in_fan_out": false,

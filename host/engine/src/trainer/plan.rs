@@ -425,6 +425,7 @@ fn memory_of(
         tokens: split.micro_batch_tokens,
         recompute: split.recompute,
         lora_rank: config.lora.as_ref().map_or(0, |lora| lora.r),
+        dropout_width: (config.lora.as_ref()).map_or(0, |lora| lora.dropout_width(model)),
         label_rows: formats.label_rows,
         activations: formats.activations,
     };
@@ -843,7 +844,7 @@ mod tests {
         assert_eq!(
             on_cards(&lora),
             [
-                Some((16384, elementwise, NumberFormat::F32, 666)),
+                Some((16384, elementwise, NumberFormat::F32, 667)),
                 Some((8192, elementwise, NumberFormat::F32, 402)),
                 Some((3072, elementwise, NumberFormat::F32, 237)),
             ]

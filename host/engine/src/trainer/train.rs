@@ -15,7 +15,7 @@ use super::checkpoint::{
 use super::collective::{Collective, CollectiveError, part};
 use super::config::{ConfigProblem, TrainConfig};
 use super::device::ComputeDevice;
-use super::engine::{Capacity, Engine};
+use super::engine::{Capacity, Dropout, Engine};
 use super::formats::Formats;
 use super::lora::Adapters;
 use super::operations;
@@ -224,6 +224,12 @@ fn train_here(
         observer.on_notice(notice);
     }
     let fresh = checkpoint.is_none();
+    let begun = checkpoint.as_ref().map(|found| &found.state.identity);
+    let config = begun.map_or_else(|| job.config.clone(), |run| job.config.as_begun(run));
+    let job = &TrainJob {
+        config: &config,
+        ..*job
+    };
     agreement::on_the_checkpoint(ranks, checkpoint.as_ref().map(|found| found.state.step))?;
     let base = || {
         let format = match job.config.lora {
@@ -302,6 +308,7 @@ fn train_here(
         tokens: state.numeric_path.micro_batch_tokens,
         recompute: state.numeric_path.recompute,
         lora_rank: job.config.lora.as_ref().map_or(0, |lora| lora.r),
+        dropout_width: (job.config.lora.as_ref()).map_or(0, |lora| lora.dropout_width(job.model)),
         label_rows: formats.label_rows,
         activations: formats.activations,
     };
@@ -399,6 +406,11 @@ impl Sitting<'_> {
         // Of all ranks: what each adds up is a summand of the whole step's gradient.
         let label_tokens: usize = members.iter().map(|&row| rows[row].label_tokens()).sum();
         let scale = 1.0 / label_tokens as f32;
+        let config = self.job.config;
+        let dropout = config.lora.as_ref().and_then(|lora| {
+            // Steps are counted from 0 here, as for the order of the rows.
+            Dropout::of_step(lora.lora_dropout, config.seed, state.step)
+        });
         let device = &self.job.device.handle;
         // A rank may have nothing to do in a small step.
         let losses = Tensor::zeros(micro_batches.len().max(1), DType::F64, device)?;
@@ -417,7 +429,7 @@ impl Sitting<'_> {
             let (student, gradients) = (&*update.student, &mut *update.gradients);
             self.pool.install(|| {
                 self.engine
-                    .accumulate_gradients(student, batch, scale, gradients, &loss)
+                    .accumulate_gradients(student, batch, scale, dropout, gradients, &loss)
             })?;
             observer.on_micro_batch(number, done + 1, micro_batches.len());
         }

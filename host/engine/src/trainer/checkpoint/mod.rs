@@ -80,6 +80,9 @@ pub struct RunIdentity {
     pub model: Value,
     /// Of all tokenised rows, in order.
     pub rows_sha256: String,
+    /// Dropout of the adapters, where there are any. Runs that do not say it were begun without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora_dropout: Option<f64>,
 }
 
 /// How the arithmetic is done. The same numbers come out again only on the same path.

@@ -17,6 +17,7 @@ fn state(step: u64) -> CheckpointState {
             config: TrainConfig::default().trajectory(),
             model: tiny_config(true).to_json("float32"),
             rows_sha256: "abc".to_owned(),
+            lora_dropout: None,
         },
         numeric_path: NumericPath {
             engine: "test".to_owned(),

@@ -14,6 +14,8 @@ pub struct Capacity {
     pub recompute: Recompute,
     /// Rank of the adapters; 0 without.
     pub lora_rank: usize,
+    /// Widest input of a matrix whose adapter has dropout; 0 without.
+    pub dropout_width: usize,
     /// Label rows whose logits are held at once.
     pub label_rows: usize,
     /// Number format of activations and their gradients: f32 or bf16.
@@ -41,16 +43,15 @@ pub fn buffers(config: &LlamaConfig, capacity: Capacity) -> Vec<(&'static str, u
     };
     let residuals = (layers + 1) * sizes.hidden * activation;
     let shared = bytes(&sizes.shared());
-    let Capacity {
-        tokens, lora_rank, ..
-    } = capacity;
+    let tokens = capacity.tokens;
+    let adapters = (2 * capacity.lora_rank + capacity.dropout_width) * activation;
     let logits = capacity.label_rows.min(tokens) * sizes.vocab * activation;
     let label_rows = tokens * (4 * sizes.hidden * activation + 2 * bytes_of(DType::F32));
     let items = [
         ("activations kept for backward", tokens * (kept + residuals)),
         (
             "buffers shared by the layers",
-            tokens * (reused + shared + 2 * lora_rank * activation),
+            tokens * (reused + shared + adapters),
         ),
         ("logits and label rows", logits + label_rows),
     ];
@@ -187,6 +188,8 @@ pub(super) struct Shared {
     pub d_gated: Tensor,
     /// Of adapters, where there are any: `x aᵀ`, and its gradient.
     pub low_rank: Option<[Tensor; 2]>,
+    /// Of adapters with dropout: what is kept of their input, and its gradient.
+    pub dropped: Option<Tensor>,
 }
 
 /// Buffers of the final norm and the head, over label rows.
@@ -310,6 +313,10 @@ impl Buffers {
                     0 => None,
                     rank => Some([rows(rank)?, rows(rank)?]),
                 },
+                dropped: match capacity.dropout_width {
+                    0 => None,
+                    width => Some(rows(width)?),
+                },
             },
             head: Head {
                 rows: rows(sizes.hidden)?,
@@ -371,8 +378,8 @@ impl Buffers {
             &head.losses,
             &head.logits,
         ];
-        let low_rank = shared.low_rank.iter().flatten();
-        for tensor in layers.chain(others).chain(low_rank).chain(&self.residuals) {
+        let adapters = shared.low_rank.iter().flatten().chain(&shared.dropped);
+        for tensor in layers.chain(others).chain(adapters).chain(&self.residuals) {
             seen.insert(
                 tensor.id(),
                 tensor.elem_count() * tensor.dtype().size_in_bytes(),
@@ -390,13 +397,14 @@ mod tests {
     #[test]
     fn the_table_of_buffers_is_what_is_allocated() {
         let config = tiny_config(true);
-        for tokens in [16, 600] {
+        for (tokens, dropout_width) in [(16, 0), (600, 40)] {
             for recompute in Recompute::ALL {
                 for activations in [DType::F32, DType::BF16] {
                     let capacity = Capacity {
                         tokens,
                         recompute,
                         lora_rank: 3,
+                        dropout_width,
                         label_rows: 256,
                         activations,
                     };

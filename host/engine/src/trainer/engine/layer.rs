@@ -23,7 +23,7 @@ impl Engine {
         let out = batch.rows(&self.buffers.residuals[index + 1], hidden)?;
         let gated = batch.rows(&saved.cheap.gated, inner)?;
         self.operations.copy(&out, &middle)?;
-        self.project(Output::add(&out), &gated, &layer.down)
+        self.project(Output::add(&out), &gated, &layer.down, batch)
     }
 
     /// All of a layer's forward pass that its backward pass reads: that is, all but the last product.
@@ -52,7 +52,7 @@ impl Engine {
         self.normalise_input(index, layer, batch)?;
         let normed = batch.rows(&cheap.normed, hidden)?;
         let projected = batch.rows(&shared.qkv, qkv)?;
-        self.project(Output::set(&projected), &normed, &layer.qkv)?;
+        self.project(Output::set(&projected), &normed, &layer.qkv, batch)?;
         let rotation = Some(self.rotation(batch));
         let q = batch.heads(&costly.q, heads, head_dim)?;
         let k = batch.heads(&costly.k, kv_heads, head_dim)?;
@@ -67,12 +67,12 @@ impl Engine {
         operations.merge_heads(&attended, 0..queries, &by_head, None)?;
         let middle = batch.rows(&costly.middle, hidden)?;
         operations.copy(&middle, &x)?;
-        self.project(Output::add(&middle), &attended, &layer.o)?;
+        self.project(Output::add(&middle), &attended, &layer.o, batch)?;
 
         self.normalise_middle(index, layer, batch)?;
         let normed = batch.rows(&cheap.middle_normed, hidden)?;
         let gate_up = batch.rows(&costly.gate_up, 2 * inner)?;
-        self.project(Output::set(&gate_up), &normed, &layer.gate_up)?;
+        self.project(Output::set(&gate_up), &normed, &layer.gate_up, batch)?;
         operations.swiglu(&batch.rows(&cheap.gated, inner)?, &gate_up)
     }
 
@@ -163,18 +163,14 @@ impl Engine {
 
         let d_gated = batch.rows(&shared.d_gated, inner)?;
         let gated = batch.rows(&cheap.gated, inner)?;
-        self.project_backward(&d_gated, &d_residual, &gated, &layer.down, &gradients.down)?;
+        let down = (&layer.down, &gradients.down);
+        self.project_backward(&d_gated, &d_residual, &gated, down, batch)?;
         let d_gate_up = batch.rows(&shared.d_gate_up, 2 * inner)?;
         let gate_up = batch.rows(&costly.gate_up, 2 * inner)?;
         operations.swiglu_backward(&d_gate_up, &d_gated, &gate_up)?;
         let normed = batch.rows(&cheap.middle_normed, hidden)?;
-        self.project_backward(
-            &d_normed,
-            &d_gate_up,
-            &normed,
-            &layer.gate_up,
-            &gradients.gate_up,
-        )?;
+        let gate_up = (&layer.gate_up, &gradients.gate_up);
+        self.project_backward(&d_normed, &d_gate_up, &normed, gate_up, batch)?;
         let saved = RmsNormSaved {
             x: &batch.rows(&costly.middle, hidden)?,
             weight: &layer.post_norm,
@@ -185,7 +181,8 @@ impl Engine {
 
         let d_attended = batch.rows(&shared.d_attended, queries)?;
         let attended = batch.rows(&costly.attended, queries)?;
-        self.project_backward(&d_attended, &d_residual, &attended, &layer.o, &gradients.o)?;
+        let o = (&layer.o, &gradients.o);
+        self.project_backward(&d_attended, &d_residual, &attended, o, batch)?;
         let delta = rows(&shared.delta, heads, batch.tokens)?;
         operations.head_products(&delta, &d_attended, &attended)?;
         let d_by_head = batch.heads(&shared.heads, heads, head_dim)?;
@@ -208,7 +205,8 @@ impl Engine {
         operations.merge_heads(&d_qkv, queries..queries + keys, &d_k, rotation)?;
         operations.merge_heads(&d_qkv, queries + keys..qkv, &d_v, None)?;
         let normed = batch.rows(&cheap.normed, hidden)?;
-        self.project_backward(&d_normed, &d_qkv, &normed, &layer.qkv, &gradients.qkv)?;
+        let projection = (&layer.qkv, &gradients.qkv);
+        self.project_backward(&d_normed, &d_qkv, &normed, projection, batch)?;
         let saved = RmsNormSaved {
             x: &batch.rows(&self.buffers.residuals[index], hidden)?,
             weight: &layer.input_norm,
@@ -218,16 +216,23 @@ impl Engine {
         operations.rms_norm_backward(&d_residual, d_weight, &d_normed, saved)
     }
 
-    /// `x wᵀ`, and for each adapter `scale · (x aᵀ) bᵀ` added to its outputs; `x` is `[rows, in]`, `w`
-    /// `[out, in]`.
-    fn project(&self, y: Output<'_>, x: &Tensor, projection: &Projection<Tensor>) -> Result<()> {
+    /// `x wᵀ`, and for each adapter `scale · (x aᵀ) bᵀ` added to its outputs, there with dropout of `x`; `x`
+    /// is `[rows, in]`, `w` `[out, in]`.
+    fn project(
+        &self,
+        y: Output<'_>,
+        x: &Tensor,
+        projection: &Projection<Tensor>,
+        batch: &Placed,
+    ) -> Result<()> {
         let tensor = y.tensor();
         self.operations.matmul(y, x, &projection.weight.t()?)?;
         for adapter in &projection.adapters {
             let [low, _] = self.low_rank();
             let low = rows(low, x.dim(0)?, adapter.b.dim(1)?)?;
+            let x = self.input_of(adapter, x, batch)?;
             self.operations
-                .matmul(Output::set(&low), x, &adapter.a.t()?)?;
+                .matmul(Output::set(&low), &x, &adapter.a.t()?)?;
             let y = Output::add(tensor)
                 .columns(adapter.outputs.clone())
                 .times(adapter.scale);
@@ -248,8 +253,8 @@ impl Engine {
         dx: &Tensor,
         dy: &Tensor,
         x: &Tensor,
-        projection: &Projection<Tensor>,
-        gradients: &Projection<Option<Tensor>>,
+        (projection, gradients): (&Projection<Tensor>, &Projection<Option<Tensor>>),
+        batch: &Placed,
     ) -> Result<()> {
         let operations = &self.operations;
         operations.matmul(Output::set(dx), dy, &projection.weight)?;
@@ -261,13 +266,14 @@ impl Engine {
             let [low, d_low] = self.low_rank();
             let (low, d_low) = (rows(low, count, rank)?, rows(d_low, count, rank)?);
             let dy = dy.narrow(1, adapter.outputs.start, adapter.outputs.len())?;
-            operations.matmul(Output::set(&low), x, &adapter.a.t()?)?;
+            let x = self.input_of(adapter, x, batch)?;
+            operations.matmul(Output::set(&low), &x, &adapter.a.t()?)?;
             let d_b = Output::add(&gradient.b).times(adapter.scale);
             operations.matmul(d_b, &dy.t()?, &low)?;
             let out = Output::set(&d_low).times(adapter.scale);
             operations.matmul(out, &dy, &adapter.b)?;
-            operations.matmul(Output::add(&gradient.a), &d_low.t()?, x)?;
-            operations.matmul(Output::add(dx), &d_low, &adapter.a)?;
+            operations.matmul(Output::add(&gradient.a), &d_low.t()?, &x)?;
+            self.add_input_gradient(dx, &d_low, adapter, batch)?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! pass is listed in [`buffers`], which the planner prints.
 
 mod buffers;
+mod dropout;
 mod head;
 mod layer;
 mod recompute;
@@ -24,6 +25,9 @@ use crate::llama::LlamaConfig;
 use crate::llama::rope::RopeTable;
 use buffers::{Buffers, Sizes};
 pub use buffers::{Capacity, buffers};
+pub use dropout::Dropout;
+use dropout::PlacedDropout;
+pub(in crate::trainer) use dropout::sequences;
 pub use recompute::Recompute;
 use weights::ModelTensors;
 
@@ -73,7 +77,8 @@ impl Engine {
     /// f64 on the device. Does not wait for the device.
     ///
     /// The summed loss is `Σ −ln p(target)` in nats over the labels of `batch`, unscaled. With `scale`
-    /// = 1 / (labels of the whole optimizer step), accumulation over micro-batches is exact.
+    /// = 1 / (labels of the whole optimizer step), accumulation over micro-batches is exact. `dropout` is
+    /// that of the step, where the student's adapters have any.
     ///
     /// # Errors
     /// candle's, if the device fails.
@@ -85,12 +90,13 @@ impl Engine {
         student: &Student,
         batch: &MicroBatch,
         scale: f32,
+        dropout: Option<Dropout>,
         gradients: &mut ParameterSet,
         loss: &Tensor,
     ) -> Result<()> {
         let weights = ModelTensors::weights(&self.config, student)?;
         let gradients = ModelTensors::gradients(&self.config, student, gradients)?;
-        let batch = self.place(batch)?;
+        let batch = self.place(batch, dropout)?;
         self.forward_layers(&weights, &batch)?;
         self.run_head(&weights, &batch, Some((scale, &gradients)))?;
         for index in (0..weights.layers.len()).rev() {
@@ -106,7 +112,7 @@ impl Engine {
         self.add_loss(&batch, loss)
     }
 
-    /// The summed loss alone.
+    /// The summed loss alone, without dropout.
     ///
     /// # Errors
     /// candle's, if the device fails.
@@ -115,7 +121,7 @@ impl Engine {
     /// If the micro-batch has more tokens than the engine has room for.
     pub fn loss(&self, student: &Student, batch: &MicroBatch) -> Result<f64> {
         let weights = ModelTensors::weights(&self.config, student)?;
-        let batch = self.place(batch)?;
+        let batch = self.place(batch, None)?;
         self.forward_layers(&weights, &batch)?;
         self.run_head(&weights, &batch, None)?;
         let loss = Tensor::zeros(1, DType::F64, &self.device)?;
@@ -135,7 +141,7 @@ impl Engine {
     }
 
     /// Lays a micro-batch's numbers on the device.
-    fn place(&self, batch: &MicroBatch) -> Result<Placed> {
+    fn place(&self, batch: &MicroBatch, dropout: Option<Dropout>) -> Result<Placed> {
         let (tokens, labels) = (batch.input_ids.len(), batch.targets.len());
         assert!(
             tokens <= self.capacity.tokens,
@@ -143,6 +149,13 @@ impl Engine {
         );
         let label_positions: Vec<u32> = batch.label_positions.iter().map(|p| *p as u32).collect();
         let place = |values: &[u32]| Tensor::from_slice(values, values.len(), &self.device);
+        let dropout = match dropout {
+            Some(step) => Some(PlacedDropout {
+                step,
+                sequences: place(&sequences(batch))?,
+            }),
+            None => None,
+        };
         Ok(Placed {
             tokens,
             labels,
@@ -150,6 +163,7 @@ impl Engine {
             positions: place(&batch.positions)?,
             label_positions: place(&label_positions)?,
             targets: place(&batch.targets)?,
+            dropout,
             segments: self
                 .operations
                 .place_segments(&batch.segments, &self.device)?,
@@ -174,6 +188,7 @@ struct Placed {
     label_positions: Tensor,
     targets: Tensor,
     segments: PlacedSegments,
+    dropout: Option<PlacedDropout>,
 }
 
 impl Placed {

@@ -1,5 +1,7 @@
 //! The engine against candle's autograd, on all implementations of its arithmetic.
 
+mod dropout;
+
 use super::*;
 use crate::llama::RopeScaling;
 use crate::trainer::autograd::loss_and_gradients;
@@ -22,6 +24,7 @@ fn engine(config: &LlamaConfig, operations: Box<dyn Operations>, recompute: Reco
         tokens: 256,
         recompute,
         lora_rank: 3,
+        dropout_width: 40,
         label_rows: 256,
         activations: DType::F32,
     };
@@ -35,12 +38,23 @@ fn loss_and_gradients_of(
     batch: &MicroBatch,
     scale: f32,
 ) -> (f64, ParameterSet) {
+    under(None, engine, student, batch, scale)
+}
+
+/// The same under dropout.
+fn under(
+    dropout: Option<Dropout>,
+    engine: &Engine,
+    student: &Student,
+    batch: &MicroBatch,
+    scale: f32,
+) -> (f64, ParameterSet) {
     let format = match student.trained().format() {
         NumberFormat::F32 => NumberFormat::F32,
         NumberFormat::Bf16 | NumberFormat::Split => NumberFormat::Bf16,
     };
     let mut gradients = student.trained().zeros_in(format).unwrap();
-    let loss = accumulate(engine, student, batch, scale, &mut gradients);
+    let loss = accumulate(engine, student, batch, scale, dropout, &mut gradients);
     (loss, gradients)
 }
 
@@ -49,11 +63,12 @@ fn accumulate(
     student: &Student,
     batch: &MicroBatch,
     scale: f32,
+    dropout: Option<Dropout>,
     gradients: &mut ParameterSet,
 ) -> f64 {
     let loss = Tensor::zeros(1, DType::F64, &CPU).unwrap();
     engine
-        .accumulate_gradients(student, batch, scale, gradients, &loss)
+        .accumulate_gradients(student, batch, scale, dropout, gradients, &loss)
         .unwrap();
     loss.to_vec1::<f64>().unwrap()[0]
 }
@@ -71,6 +86,7 @@ fn adapted(config: &LlamaConfig, base: ParameterSet) -> Student {
     let lora = LoraConfig {
         r: 3,
         lora_alpha: 6.0,
+        lora_dropout: 0.0,
         target_modules: vec![
             Target::Down,
             Target::Q,
@@ -141,7 +157,8 @@ fn engine_and_autograd_agree_on_every_gradient() {
         let scale = 0.125;
         let base = || tiny_parameters(&config, 1);
         for student in [Student::full(base()), adapted(&config, base())] {
-            let (want_loss, want) = loss_and_gradients(&config, &student, batch, scale).unwrap();
+            let (want_loss, want) =
+                loss_and_gradients(&config, &student, batch, scale, None).unwrap();
             let each: [Box<dyn Operations>; 3] = [
                 Box::new(CpuOperations::new(TrainDtype::F32)),
                 Box::new(GpuOperations::new(EmulatedLauncher)),
@@ -158,7 +175,7 @@ fn engine_and_autograd_agree_on_every_gradient() {
                 assert_near(&got, &want, 2e-5);
 
                 // A second micro-batch adds to the first.
-                accumulate(&engine, &student, batch, scale, &mut got);
+                accumulate(&engine, &student, batch, scale, None, &mut got);
                 let (a, b) = (values(&got)[0], 2.0 * values(&want)[0]);
                 assert!((a - b).abs() <= 1e-5 + 1e-4 * b.abs());
             }
@@ -227,6 +244,7 @@ fn bf16_stays_near(config: &LlamaConfig) {
             tokens: 256,
             recompute: Recompute::Elementwise,
             lora_rank: 3,
+            dropout_width: 0,
             label_rows: 20,
             activations: DType::BF16,
         };
@@ -296,7 +314,7 @@ fn a_shared_prefix_changes_no_loss_and_no_gradient() {
         assert_near(&got, &want, 1e-5);
         // The oracle on whole sequences knows nothing of prefixes at all.
         let whole = &pack(&rows, &members, 256, &SharedPrefixes::none())[0];
-        let (_, oracle) = loss_and_gradients(&config, &student, whole, 0.01).unwrap();
+        let (_, oracle) = loss_and_gradients(&config, &student, whole, 0.01, None).unwrap();
         assert_near(&got, &oracle, 2e-5);
     }
 }

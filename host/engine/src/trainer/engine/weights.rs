@@ -47,6 +47,8 @@ pub(super) struct Adapter {
     pub b: Tensor,
     /// What the product is multiplied by.
     pub scale: f32,
+    /// Which of all matrices that could be adapted it belongs to.
+    pub matrix: u32,
 }
 
 impl ModelTensors<Tensor> {
@@ -113,6 +115,7 @@ fn gather<T: Clone>(
                     a,
                     b,
                     scale,
+                    matrix: target.matrix(layer),
                 });
             }
         }

@@ -7,6 +7,7 @@
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod dropout;
 mod matmul;
 pub(super) mod matmul_bf16;
 mod rms_norm;
@@ -20,6 +21,7 @@ pub(super) use attention::{
     AttentionSaved, AttentionShape, attention_backward, attention_forward, head_products,
 };
 pub(super) use cross_entropy::cross_entropy;
+pub(super) use dropout::{Mask, dropout, dropout_backward};
 pub(super) use matmul::{Matrix, MatrixMut, instructions, matmul};
 pub(super) use rms_norm::{rms_norm_backward, rms_norm_forward, rms_norm_weight_gradient};
 pub(super) use rope::{Angles, merge_heads, split_heads};

@@ -7,8 +7,8 @@ use candle_core::{D, DType, Result, Tensor};
 use half::bf16;
 
 use super::{
-    AdamWNumbers, AdamWTensors, AttentionSaved, Operations, Output, PlacedSegments, RmsNormSaved,
-    Rotation,
+    AdamWNumbers, AdamWTensors, AttentionSaved, DropoutMask, Operations, Output, PlacedSegments,
+    RmsNormSaved, Rotation,
 };
 use crate::trainer::adamw::clip_factor;
 use crate::trainer::micro_batch::Segment;
@@ -186,6 +186,14 @@ impl Operations for ComposedOperations {
         set(d_gate_up, &Tensor::cat(&[d_gate, d_up], 1)?)
     }
 
+    fn dropout(&self, out: &Tensor, x: &Tensor, mask: DropoutMask<'_>) -> Result<()> {
+        set(out, &kept(x, mask)?)
+    }
+
+    fn dropout_backward(&self, dx: &Tensor, dy: &Tensor, mask: DropoutMask<'_>) -> Result<()> {
+        set(dx, &(f32(dx)? + kept(dy, mask)?)?)
+    }
+
     fn cross_entropy(
         &self,
         losses: &Tensor,
@@ -306,6 +314,28 @@ fn rotated(heads: &Tensor, rotation: Option<Rotation<'_>>, direction: f64) -> Re
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
     Tensor::cat(&[first, second], 2)
+}
+
+/// `x` under dropout. The mask is made number by number on the host.
+fn kept(x: &Tensor, mask: DropoutMask<'_>) -> Result<Tensor> {
+    let (tokens, features) = x.dims2()?;
+    let calls = features.div_ceil(4) as u32;
+    let sequences = mask.sequences.to_vec1::<u32>()?;
+    let positions = mask.positions.to_vec1::<u32>()?;
+    let mut keep = Vec::with_capacity(tokens * features);
+    for (&sequence, position) in sequences.iter().zip(positions) {
+        for feature in 0..features {
+            let call = position
+                .wrapping_mul(calls)
+                .wrapping_add(feature as u32 / 4);
+            let words = philox2x32(mask.key, u64::from(sequence) << 32 | u64::from(call));
+            let bits = (words[feature % 4 / 2] >> (16 * (feature % 2))) as u16;
+            keep.push(u8::from(bits >= mask.dropped));
+        }
+    }
+    let keep = Tensor::from_vec(keep, (tokens, features), x.device())?;
+    let scaled = (f32(x)? * f64::from(mask.scale()))?;
+    keep.where_cond(&scaled, &scaled.zeros_like()?)
 }
 
 fn scale(q: &Tensor) -> Result<f64> {

@@ -10,8 +10,8 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::{
-    AdamWNumbers, AdamWTensors, AttentionSaved, Operations, Output, PlacedSegments, RandomBits,
-    RmsNormSaved, Rotation,
+    AdamWNumbers, AdamWTensors, AttentionSaved, DropoutMask, Operations, Output, PlacedSegments,
+    RandomBits, RmsNormSaved, Rotation,
 };
 use crate::trainer::adamw::clip_factor;
 use crate::trainer::config::TrainDtype;
@@ -277,6 +277,24 @@ impl Operations for CpuOperations {
         })
     }
 
+    fn dropout(&self, out: &Tensor, x: &Tensor, mask: DropoutMask<'_>) -> Result<()> {
+        let width = x.dim(1)?;
+        let (x, mask) = (read(x)?, Mask::of(mask)?);
+        write(out, |out| {
+            kernels::dropout(out, &x, width, mask.slices());
+            Ok(())
+        })
+    }
+
+    fn dropout_backward(&self, dx: &Tensor, dy: &Tensor, mask: DropoutMask<'_>) -> Result<()> {
+        let width = dy.dim(1)?;
+        let (dy, mask) = (read(dy)?, Mask::of(mask)?);
+        write(dx, |dx| {
+            kernels::dropout_backward(dx, &dy, width, mask.slices());
+            Ok(())
+        })
+    }
+
     fn cross_entropy(
         &self,
         losses: &Tensor,
@@ -385,6 +403,33 @@ impl<'a> Angles<'a> {
         kernels::Angles {
             cos: &self.cos,
             sin: &self.sin,
+            positions: &self.positions,
+        }
+    }
+}
+
+/// A mask's tokens.
+struct Mask<'a> {
+    mask: DropoutMask<'a>,
+    sequences: Elements<'a, u32>,
+    positions: Elements<'a, u32>,
+}
+
+impl<'a> Mask<'a> {
+    fn of(mask: DropoutMask<'a>) -> Result<Self> {
+        Ok(Self {
+            sequences: read(mask.sequences)?,
+            positions: read(mask.positions)?,
+            mask,
+        })
+    }
+
+    fn slices(&self) -> kernels::Mask<'_> {
+        kernels::Mask {
+            key: self.mask.key,
+            dropped: self.mask.dropped,
+            scale: self.mask.scale(),
+            sequences: &self.sequences,
             positions: &self.positions,
         }
     }

@@ -145,6 +145,13 @@ pub trait Operations: Send + Sync {
     /// Writes the gradient of `gate_up`.
     fn swiglu_backward(&self, d_gate_up: &Tensor, d_out: &Tensor, gate_up: &Tensor) -> Result<()>;
 
+    /// Dropout (Srivastava et al., Journal of Machine Learning Research 15, 2014):
+    /// `out = x · mask / (1 − p)`, both `[tokens, features]`; what is dropped is zero whatever it was.
+    fn dropout(&self, out: &Tensor, x: &Tensor, mask: DropoutMask<'_>) -> Result<()>;
+
+    /// Adds the gradient of dropout's input to `dx`, under the mask of the forward pass.
+    fn dropout_backward(&self, dx: &Tensor, dy: &Tensor, mask: DropoutMask<'_>) -> Result<()>;
+
     /// `losses[i] = −ln softmax(logits[i])[targets[i]]` in nats. Where a scale is given, each row of
     /// `logits` is replaced by the gradient of that loss times the scale.
     fn cross_entropy(
@@ -281,6 +288,32 @@ pub struct Rotation<'a> {
     pub sin: &'a Tensor,
     /// Of each token, u32.
     pub positions: &'a Tensor,
+}
+
+/// Which numbers of a matrix `[tokens, features]` dropout keeps: a function of what a token is, and not
+/// of where it lies in a micro-batch.
+///
+/// Four neighbouring features of a token share the two words of
+/// [`philox2x32`](crate::trainer::rounding::philox2x32)`(key, counter)`, 16 bits each, the lower half of
+/// the first word first. The counter is `sequence · 2³² + position · ⌈features / 4⌉ + ⌊feature / 4⌋`,
+/// the last two summands in 32 bits. A feature whose bits are below `dropped` is dropped.
+#[derive(Debug, Clone, Copy)]
+pub struct DropoutMask<'a> {
+    /// Another one for every matrix in every step.
+    pub key: u32,
+    /// The probability of being dropped, in parts of 65,536.
+    pub dropped: u16,
+    /// Of each token, u32: the sequence that it belongs to.
+    pub sequences: &'a Tensor,
+    /// Of each token, u32: where in its sequence it stands.
+    pub positions: &'a Tensor,
+}
+
+impl DropoutMask<'_> {
+    /// What numbers that are kept are multiplied by.
+    pub fn scale(&self) -> f32 {
+        65_536.0 / (65_536.0 - f32::from(self.dropped))
+    }
 }
 
 /// What attention's backward pass reads.

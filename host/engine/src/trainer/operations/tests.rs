@@ -279,6 +279,83 @@ fn swiglu_and_its_gradient() {
 }
 
 #[test]
+fn dropout_and_its_gradient() {
+    // Rows that vectors fit and that they do not; more than a block has threads for.
+    for width in [3, 19, 64, 2052, 2056] {
+        for dropped in [3277, 40_000] {
+            twins_agree(ROUNDED, |bench| {
+                let [x, dy, out, dx] = [(); 4].map(|()| bench.tensor(&[TOKENS, width]));
+                let sequences = bench.indices(TOKENS, 1 << 32);
+                let positions = bench.indices(TOKENS, 512);
+                let mask = DropoutMask {
+                    key: 0x8765_4321,
+                    dropped,
+                    sequences: &sequences,
+                    positions: &positions,
+                };
+                bench.operations.dropout(&out, &x, mask)?;
+                bench.operations.dropout_backward(&dx, &dy, mask)?;
+                Ok(vec![out, dx])
+            });
+        }
+    }
+}
+
+#[test]
+fn dropout_on_a_card_is_the_processors_to_the_bit() {
+    for width in [19, 64, 2056] {
+        let bits = |operations: Box<dyn Operations>| {
+            let mut bench = Bench {
+                operations,
+                random: SplitMix64(3),
+                rounded: false,
+                dtype: DType::F32,
+            };
+            let [x, out, dx] = [(); 3].map(|()| bench.single(&[TOKENS, width]));
+            let sequences = bench.indices(TOKENS, 1 << 32);
+            let positions = bench.indices(TOKENS, 512);
+            let mask = DropoutMask {
+                key: 9,
+                dropped: 3277,
+                sequences: &sequences,
+                positions: &positions,
+            };
+            bench.operations.dropout(&out, &x, mask).unwrap();
+            bench.operations.dropout_backward(&dx, &x, mask).unwrap();
+            [out, dx].map(|written| {
+                let numbers = written.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            })
+        };
+        let cpu = bits(Box::new(CpuOperations::new(TrainDtype::F32)));
+        assert!(cpu == bits(emulated()), "{width}");
+    }
+}
+
+/// What is dropped is gone, even if it is no number.
+#[test]
+fn what_is_dropped_is_zero_whatever_it_was() {
+    let x = Tensor::full(f32::NAN, (1, 64), &Device::Cpu).unwrap();
+    let places = Tensor::zeros(1, DType::U32, &Device::Cpu).unwrap();
+    let mask = DropoutMask {
+        key: 1,
+        dropped: 40_000,
+        sequences: &places,
+        positions: &places,
+    };
+    let cpu = Box::new(CpuOperations::new(TrainDtype::F32));
+    let each: [Box<dyn Operations>; 3] = [cpu, emulated(), Box::new(ComposedOperations)];
+    let zeros = each.map(|operations| {
+        let out = x.zeros_like().unwrap();
+        operations.dropout(&out, &x, mask).unwrap();
+        let out = out.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        out.into_iter().map(|x| x == 0.0).collect::<Vec<_>>()
+    });
+    assert!(zeros[0].contains(&true) && zeros[0].contains(&false));
+    assert!(zeros[0] == zeros[1] && zeros[0] == zeros[2]);
+}
+
+#[test]
 fn cross_entropy_and_its_gradient() {
     // Rows of odd width begin anywhere within 16 bytes.
     for words in [37, 3, 64, 4109] {

@@ -76,6 +76,7 @@ pub(super) fn identity(job: &TrainJob<'_>) -> RunIdentity {
         config: config.trajectory(),
         model: job.model.to_json("float32"),
         rows_sha256: hex(&digest.finalize()),
+        lora_dropout: job.config.lora.as_ref().map(|lora| lora.lora_dropout),
     }
 }
 
@@ -111,7 +112,15 @@ pub(super) fn compare(
     state: &CheckpointState,
     identity: &RunIdentity,
 ) -> Result<(), TrainError> {
-    let differences = differences(&state.identity, identity);
+    let mut now = identity.clone();
+    if state.identity.lora_dropout.is_none()
+        && identity.lora_dropout == Some(0.0)
+        && let Some(lora) = now.config["lora"].as_object_mut()
+    {
+        // A run from before there was dropout has none, and does not say so.
+        lora.shift_remove("lora_dropout");
+    }
+    let differences = differences(&state.identity, &now);
     if differences.is_empty() {
         Ok(())
     } else {

@@ -3,6 +3,7 @@ mod ranks;
 
 use std::fs;
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -220,17 +221,12 @@ fn stopped_and_resumed(run: &Run, between: impl FnOnce(&Path)) -> TrainOutcome {
     outcome
 }
 
-/// Changes what a checkpoint says about its arithmetic.
-fn rewrite_path(
-    checkpoint: &Path,
-    change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
-) {
-    let state = checkpoint.join("state.json");
-    let manifest = checkpoint.join("manifest.json");
-    let read =
-        |path| -> serde_json::Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+/// Makes a checkpoint another one that is as whole.
+fn rewrite_state(checkpoint: &Path, change: impl FnOnce(&mut Value)) {
+    let [state, manifest] = ["state.json", "manifest.json"].map(|name| checkpoint.join(name));
+    let read = |path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
     let mut old = read(&state);
-    change(old["numeric_path"].as_object_mut().unwrap());
+    change(&mut old);
     let old = old.to_string();
     let mut files = read(&manifest);
     let record = &mut files["files"]["state.json"];
@@ -263,7 +259,8 @@ fn shared_prefixes_are_kept_in_the_checkpoint_and_used_again() {
 
     // A checkpoint of a run that shared nothing, as those from before there was sharing.
     let got = stopped_and_resumed(&alike(), |checkpoint| {
-        rewrite_path(checkpoint, |path| {
+        rewrite_state(checkpoint, |old| {
+            let path = old["numeric_path"].as_object_mut().unwrap();
             assert!(path.remove("shared_prefixes").is_some());
         });
     });
@@ -289,8 +286,9 @@ fn instructions_of_bf16_are_those_that_the_run_began_with() {
             ..Recorder::default()
         };
         run.go(&mut first, &STOP).unwrap_err();
-        rewrite_path(&run.dir.path().join("checkpoints/step-000002"), |path| {
-            path["instructions"] = name.into();
+        let checkpoint = run.dir.path().join("checkpoints/step-000002");
+        rewrite_state(&checkpoint, |state| {
+            state["numeric_path"]["instructions"] = name.into();
         });
         let mut second = Recorder::default();
         let outcome = run.go(&mut second, &NEVER).unwrap();
@@ -382,6 +380,96 @@ fn adapters_are_trained_stopped_and_gone_on_with_to_the_bit() {
         .unwrap_err()
         .to_string();
     assert!(text.contains("trainer.lora was {"), "{text}");
+}
+
+/// Adapters with so much dropout.
+fn with_dropout(lora_dropout: f64) -> TrainConfig {
+    TrainConfig {
+        lora: Some(LoraConfig {
+            r: 2,
+            lora_dropout,
+            ..LoraConfig::default()
+        }),
+        ..config()
+    }
+}
+
+#[test]
+fn runs_from_before_dropout_go_on_without_to_the_bit() {
+    let go = |run: &Run| run.go(&mut Recorder::default(), &NEVER);
+    let without = go(&Run::new(with_dropout(0.0))).unwrap();
+    let with = go(&Run::new(with_dropout(0.05))).unwrap();
+    assert_ne!(bits(&with), bits(&without));
+    assert_eq!(
+        with.student.adapters.as_ref().unwrap().config.lora_dropout,
+        0.05
+    );
+
+    // As such a run left its checkpoint.
+    let old = || {
+        let run = Run::new(with_dropout(0.0));
+        let stop: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+        let mut first = Recorder {
+            cancel_after: Some((2, stop)),
+            ..Recorder::default()
+        };
+        run.go(&mut first, stop).unwrap_err();
+        rewrite_state(&run.dir.path().join("checkpoints/step-000002"), |state| {
+            let identity = state["identity"].as_object_mut().unwrap();
+            assert!(identity.remove("lora_dropout").is_some());
+            let lora = identity["config"]["lora"].as_object_mut().unwrap();
+            assert!(lora.remove("lora_dropout").is_some());
+        });
+        run
+    };
+    for said in [0.05, 0.0] {
+        let mut run = old();
+        run.config = with_dropout(said);
+        let got = go(&run).unwrap();
+        assert_eq!(got.resumed_from, 2);
+        assert_eq!(bits(&got), bits(&without));
+        assert_eq!(numbers(&got.history), numbers(&without.history));
+        assert_eq!(
+            got.student.adapters.as_ref().unwrap().config.lora_dropout,
+            0.0
+        );
+        // What it leaves is gone on with in the same way.
+        assert_eq!(bits(&go(&run).unwrap()), bits(&without));
+    }
+    let mut run = old();
+    run.config = with_dropout(0.1);
+    let text = go(&run).unwrap_err().to_string();
+    assert!(text.contains("\"lora_dropout\":0.1"), "{text}");
+}
+
+#[test]
+fn a_run_goes_on_with_its_own_dropout_alone() {
+    for (begun, said) in [(0.05, 0.0), (0.0, 0.05), (0.1, 0.05)] {
+        let mut run = Run::new(with_dropout(begun));
+        run.go(&mut Recorder::default(), &NEVER).unwrap();
+        run.config = with_dropout(said);
+        let error = run.go(&mut Recorder::default(), &NEVER).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("trainer.lora was {"), "{text}");
+        assert!(text.contains("\"lora_dropout\":"), "{text}");
+    }
+}
+
+#[test]
+fn threads_and_what_is_computed_again_change_no_bit_under_dropout() {
+    let go = |threads, recompute| {
+        let mut run = Run::new(TrainConfig {
+            recompute,
+            ..with_dropout(0.2)
+        });
+        run.threads = threads;
+        run.rows = alike_rows(10, 7);
+        bits(&run.go(&mut Recorder::default(), &NEVER).unwrap())
+    };
+    let want = go(1, RecomputeSetting::None);
+    assert_eq!(go(3, RecomputeSetting::None), want);
+    assert_eq!(go(2, RecomputeSetting::Elementwise), want);
+    assert_eq!(go(2, RecomputeSetting::Layers), want);
 }
 
 #[test]
@@ -485,19 +573,21 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn the_split_into_micro_batches_changes_rounding_only() {
-    for rows in [tiny_rows(10, 7), alike_rows(10, 7)] {
-        let go = |micro_batch_tokens| {
-            let mut run = Run::new(TrainConfig {
-                micro_batch_tokens: MicroBatchTokens::Tokens(micro_batch_tokens),
-                ..config()
-            });
-            run.rows = rows.clone();
-            run.go(&mut Recorder::default(), &NEVER).unwrap()
-        };
-        let (narrow, wide) = (go(32), go(512));
-        for (a, b) in narrow.history.iter().zip(&wide.history) {
-            assert!((a.loss - b.loss).abs() < 1e-5, "{} {}", a.loss, b.loss);
-            assert!((a.grad_norm - b.grad_norm).abs() < 1e-4 * b.grad_norm);
+    for config in [config(), with_dropout(0.2)] {
+        for rows in [tiny_rows(10, 7), alike_rows(10, 7)] {
+            let go = |micro_batch_tokens| {
+                let mut run = Run::new(TrainConfig {
+                    micro_batch_tokens: MicroBatchTokens::Tokens(micro_batch_tokens),
+                    ..config.clone()
+                });
+                run.rows = rows.clone();
+                run.go(&mut Recorder::default(), &NEVER).unwrap()
+            };
+            let (narrow, wide) = (go(32), go(512));
+            for (a, b) in narrow.history.iter().zip(&wide.history) {
+                assert!((a.loss - b.loss).abs() < 1e-5, "{} {}", a.loss, b.loss);
+                assert!((a.grad_norm - b.grad_norm).abs() < 1e-4 * b.grad_norm);
+            }
         }
     }
 }

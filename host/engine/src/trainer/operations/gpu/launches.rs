@@ -10,8 +10,8 @@ use super::{
 };
 use crate::trainer::micro_batch::Segment;
 use crate::trainer::operations::{
-    AdamWNumbers, AdamWTensors, AttentionSaved, Operations, Output, PlacedSegments, RmsNormSaved,
-    Rotation,
+    AdamWNumbers, AdamWTensors, AttentionSaved, DropoutMask, Operations, Output, PlacedSegments,
+    RmsNormSaved, Rotation,
 };
 
 /// Blocks over a flat stretch of `count` pieces, one for a thread.
@@ -307,6 +307,16 @@ impl<L: Launcher> Operations for GpuOperations<L> {
         )
     }
 
+    fn dropout(&self, out: &Tensor, x: &Tensor, mask: DropoutMask<'_>) -> Result<()> {
+        let format = Format::of([out, x])?;
+        self.drop_numbers(by_format!("dropout", format), out, x, mask)
+    }
+
+    fn dropout_backward(&self, dx: &Tensor, dy: &Tensor, mask: DropoutMask<'_>) -> Result<()> {
+        let format = Format::of([dx, dy])?;
+        self.drop_numbers(by_format!("dropout_backward", format), dx, dy, mask)
+    }
+
     fn cross_entropy(
         &self,
         losses: &Tensor,
@@ -420,6 +430,35 @@ impl<L: Launcher> Operations for GpuOperations<L> {
 }
 
 impl<L: Launcher> GpuOperations<L> {
+    /// Dropout forward or backward: the arguments are the same.
+    fn drop_numbers(
+        &self,
+        kernel: &'static str,
+        out: &Tensor,
+        x: &Tensor,
+        mask: DropoutMask<'_>,
+    ) -> Result<()> {
+        let format = Format::of([out, x])?;
+        let (rows, width) = x.dims2()?;
+        expect(kernel, out, &[rows, width], x.dtype())?;
+        expect("dropout: sequences", mask.sequences, &[rows], DType::U32)?;
+        expect("dropout: positions", mask.positions, &[rows], DType::U32)?;
+        let arguments = [
+            out.into(),
+            x.into(),
+            mask.sequences.into(),
+            mask.positions.into(),
+            size(width)?,
+            mask.key.into(),
+            u32::from(mask.dropped).into(),
+            mask.scale().into(),
+        ];
+        let threads = row_threads(width, format).min(THREADS);
+        let columns = threads as usize * format.vector();
+        let grid = [rows, width.div_ceil(columns), 1];
+        self.launch(kernel, grid, threads, 0, &arguments)
+    }
+
     /// Splits heads or merges them: the arguments are the same.
     fn move_heads(
         &self,

@@ -17,15 +17,17 @@ macro_rules! files {
 }
 
 /// In the order in which they need one another.
-const FILES: [(&str, &str); 14] = files![
+const FILES: [(&str, &str); 16] = files![
     "numbers.cu",
     "reductions.cu",
     "flat.cu",
+    "philox.cu",
     "sums.cu",
     "rows.cu",
     "rms_norm.cu",
     "heads.cu",
     "swiglu.cu",
+    "dropout.cu",
     "cross_entropy.cu",
     "adamw.cu",
     "attention.cu",
@@ -35,7 +37,7 @@ const FILES: [(&str, &str); 14] = files![
 ];
 
 /// Names of all kernels.
-pub const KERNELS: [&str; 47] = [
+pub const KERNELS: [&str; 51] = [
     "zero_bytes",
     "copy_bytes",
     "add_sum",
@@ -63,6 +65,10 @@ pub const KERNELS: [&str; 47] = [
     "swiglu_bf16",
     "swiglu_backward_f32",
     "swiglu_backward_bf16",
+    "dropout_f32",
+    "dropout_bf16",
+    "dropout_backward_f32",
+    "dropout_backward_bf16",
     "cross_entropy_f32",
     "cross_entropy_bf16",
     "adamw_f32_f32",

@@ -15,19 +15,6 @@ __device__ __forceinline__ void update(float &weight, float gradient, float &m, 
     weight = __fsub_rn(__fmul_rn(weight, c.decay), step);
 }
 
-/// Philox2x32-10 (Salmon, Moraes, Dror and Shaw, SC 2011): the first of its two words.
-__device__ __forceinline__ unsigned random_word(unsigned key, Index counter) {
-    unsigned left = (unsigned)counter, right = (unsigned)(counter >> 32);
-#pragma unroll
-    for (int round = 0; round < 10; round++) {
-        const Index product = (Index)0xd256d193u * left;
-        left = (unsigned)(product >> 32) ^ key ^ right;
-        right = (unsigned)product;
-        key += 0x9e3779b9u;
-    }
-    return left;
-}
-
 /// The bf16 below or above `x`, in f32, by 16 random bits; what is not finite stays so.
 __device__ __forceinline__ float rounded_at_random(float x, unsigned random) {
     if (!is_finite(x)) return x;
@@ -42,7 +29,7 @@ __device__ __forceinline__ void round_moments(float (&m)[N], float (&v)[N], Bf16
                                               Index first) {
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        const unsigned word = random_word(key, first + i);
+        const unsigned word = random_words(key, first + i).first;
         m[i] = rounded_at_random(m[i], word & 0xffffu);
         v[i] = rounded_at_random(v[i], word >> 16);
     }
