@@ -302,6 +302,13 @@ impl TrainConfig {
         let mut problems: Vec<ConfigProblem> = table
             .iter()
             .filter_map(|(key, value)| {
+                // serde would take an array for a table whose fields come in order.
+                if key == "lora" && !value.is_object() {
+                    return Some(ConfigProblem {
+                        field: key.clone(),
+                        message: format!("lora is {value}; expected a table, [trainer.lora]"),
+                    });
+                }
                 let alone = Map::from_iter([(key.clone(), value.clone())]);
                 let error = serde_json::from_value::<Self>(Value::Object(alone)).err()?;
                 // A table within may hold an unknown key, too.
@@ -641,6 +648,10 @@ mod tests {
             TrainConfig::from_table(table.as_object().unwrap()).unwrap_err()[0].to_string()
         };
         let twice = serde_json::json!({"target_modules": ["q_proj", "v_proj", "q_proj"]});
+        assert_eq!(
+            told(serde_json::json!([])),
+            "lora is []; expected a table, [trainer.lora]"
+        );
         assert_eq!(
             told(twice),
             "lora is target_modules with one of them twice; expected each module once"

@@ -75,8 +75,30 @@ pub(super) fn changed(then: &NumericPath, now: &NumericPath) -> Option<String> {
     };
     let digits = "the last digits will not be those of an uninterrupted run";
     if with_ranks != *now {
+        let facts = |path: &NumericPath| {
+            [
+                ("engine", path.engine.clone()),
+                ("number format", path.dtype.clone()),
+                ("instructions", path.instructions.clone()),
+                (
+                    "tokens of a micro-batch",
+                    path.micro_batch_tokens.to_string(),
+                ),
+                ("computed again", path.recompute.to_string()),
+                ("moments", path.moments.dtype().as_str().to_owned()),
+            ]
+        };
+        let differ = |((name, then), (_, now)): ((&str, String), (&str, String))| {
+            (then != now).then(|| format!("{name}: {then}, now {now}"))
+        };
+        let differences = facts(then).into_iter().zip(facts(now)).filter_map(differ);
+        let mut differences: Vec<String> = differences.collect();
+        if then.shared_prefixes != now.shared_prefixes {
+            differences.push("other beginnings of rows are shared".to_owned());
+        }
         Some(format!(
-            "the checkpoint was computed as {then:?}, this machine goes on as {now:?}: {digits}"
+            "this run goes on otherwise than its checkpoint was computed ({}): {digits}",
+            differences.join("; ")
         ))
     } else if then.world_size != now.world_size {
         let ranks = |count| match count {

@@ -134,7 +134,7 @@ fn a_run_goes_on_elsewhere_in_the_same_formats_only() {
     let outcome = run.go(&mut second, &NEVER).unwrap();
     assert_eq!(outcome.resumed_from, 2);
     assert!(
-        second.notices[0].contains("this machine goes on as"),
+        second.notices[0].contains("instructions: an emulated card, now x86-64"),
         "{:?}",
         second.notices
     );
