@@ -42,14 +42,14 @@ pub(in crate::trainer) fn attention_forward(
                 scores.resize(length * width, 0.0);
                 for (tokens, columns) in seen(segment) {
                     let scores = MatrixMut::new(scores, length, width).columns(columns);
-                    matmul(scores, false, shape.scale(), q, rows(k, tokens).t(), false);
+                    matmul(scores.times(shape.scale()), q, rows(k, tokens).t(), false);
                 }
                 causal_softmax(scores, &mut log_sum[segment.tokens.clone()]);
                 let weights = Matrix::new(scores, length, width);
                 for (part, (tokens, columns)) in seen(segment).enumerate() {
                     let out = rows_mut(out, &segment.tokens, head_dim);
                     let weights = weights.columns(columns);
-                    matmul(out, part > 0, 1.0, weights, rows(v, tokens), false);
+                    matmul(out.accumulate(part > 0), weights, rows(v, tokens), false);
                 }
             }
         });
@@ -154,10 +154,10 @@ pub(in crate::trainer) fn attention_backward(
                             let weights =
                                 MatrixMut::new(weights, length, width).columns(columns.clone());
                             let k = rows(k, tokens).t();
-                            matmul(weights, false, shape.scale(), q, k, false);
+                            matmul(weights.times(shape.scale()), q, k, false);
                             let d_weights =
                                 MatrixMut::new(d_weights, length, width).columns(columns);
-                            matmul(d_weights, false, 1.0, d_out, rows(v, tokens).t(), false);
+                            matmul(d_weights, d_out, rows(v, tokens).t(), false);
                         }
                         softmax_backward(weights, d_weights, log_sum, delta);
                         let weights = Matrix::new(weights, length, width);
@@ -171,12 +171,22 @@ pub(in crate::trainer) fn attention_backward(
                             let weights = weights.columns(columns.clone());
                             let d_scores = d_scores.columns(columns);
                             let dv = rows_mut(dv, tokens, head_dim);
-                            matmul(dv, later, 1.0, weights.t(), d_out, false);
+                            matmul(dv.accumulate(later), weights.t(), d_out, false);
                             let dk = rows_mut(dk, tokens, head_dim);
-                            matmul(dk, later, shape.scale(), d_scores.t(), q, false);
+                            matmul(
+                                dk.accumulate(later).times(shape.scale()),
+                                d_scores.t(),
+                                q,
+                                false,
+                            );
                             let dq = rows_mut(dq, &segment.tokens, head_dim);
                             let k = rows(k, tokens);
-                            matmul(dq, in_prefix, shape.scale(), d_scores, k, false);
+                            matmul(
+                                dq.accumulate(in_prefix).times(shape.scale()),
+                                d_scores,
+                                k,
+                                false,
+                            );
                         }
                     }
                 }

@@ -14,12 +14,16 @@ pub(in crate::trainer) struct Matrix<'a> {
     pub(super) col_stride: usize,
 }
 
-/// A matrix to be written, each row contiguous.
+/// A matrix to be written, each row contiguous, and how a product is put there.
 pub(in crate::trainer) struct MatrixMut<'a> {
     pub(super) data: &'a mut [f32],
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) row_stride: usize,
+    /// Added to what is there, rather than put in its place.
+    pub(super) accumulate: bool,
+    /// What it is multiplied by.
+    pub(super) factor: f32,
 }
 
 impl<'a> Matrix<'a> {
@@ -102,7 +106,19 @@ impl<'a> MatrixMut<'a> {
             rows,
             cols,
             row_stride: cols,
+            accumulate: false,
+            factor: 1.0,
         }
+    }
+
+    /// Whether a product is added to what is there.
+    pub fn accumulate(self, accumulate: bool) -> Self {
+        Self { accumulate, ..self }
+    }
+
+    /// What a product is multiplied by.
+    pub fn times(self, factor: f32) -> Self {
+        Self { factor, ..self }
     }
 
     /// Some of the columns; the others are not touched.
@@ -124,20 +140,13 @@ impl<'a> MatrixMut<'a> {
     }
 }
 
-/// `out = factor · a b`, or `out += factor · a b` where `accumulate` is set.
+/// `out = factor · a b`, or `out += factor · a b`, as `out` says.
 ///
 /// Runs on all threads of the current rayon pool if `parallel`, else on the calling one.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub(in crate::trainer) fn matmul(
-    out: MatrixMut<'_>,
-    accumulate: bool,
-    factor: f32,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    parallel: bool,
-) {
+pub(in crate::trainer) fn matmul(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, parallel: bool) {
     assert_eq!(
         (a.rows, a.cols, b.cols),
         (out.rows, b.rows, out.cols),
@@ -162,7 +171,7 @@ pub(in crate::trainer) fn matmul(
             out.data.as_mut_ptr(),
             1,
             out.row_stride as isize,
-            accumulate,
+            out.accumulate,
             a.data.as_ptr(),
             a.col_stride as isize,
             a.row_stride as isize,
@@ -170,7 +179,7 @@ pub(in crate::trainer) fn matmul(
             b.col_stride as isize,
             b.row_stride as isize,
             1.0,
-            factor,
+            out.factor,
             false,
             false,
             false,
@@ -203,16 +212,10 @@ mod tests {
         let b = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0];
         let mut out = [100.0; 4];
         let (a, b) = (Matrix::new(&a, 2, 3), Matrix::new(&b, 3, 2));
-        matmul(MatrixMut::new(&mut out, 2, 2), false, 1.0, a, b, false);
+        matmul(MatrixMut::new(&mut out, 2, 2), a, b, false);
         assert_eq!(out, [4.0, 5.0, 10.0, 11.0]);
-        matmul(
-            MatrixMut::new(&mut out, 2, 2),
-            true,
-            0.5,
-            b.t(),
-            a.t(),
-            true,
-        );
+        let more = MatrixMut::new(&mut out, 2, 2).accumulate(true).times(0.5);
+        matmul(more, b.t(), a.t(), true);
         assert_eq!(out, [6.0, 10.0, 12.5, 16.5]);
     }
 
@@ -223,7 +226,7 @@ mod tests {
         let mut out = [100.0; 6];
         let right = MatrixMut::new(&mut out, 2, 3).columns(1..3);
         let last = a.columns(1..3);
-        matmul(right, false, 1.0, last, last.t(), false);
+        matmul(right, last, last.t(), false);
         assert_eq!(out, [100.0, 13.0, 28.0, 100.0, 28.0, 61.0]);
     }
 }

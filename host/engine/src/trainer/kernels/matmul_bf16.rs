@@ -69,22 +69,14 @@ impl Instructions {
         }
     }
 
-    /// `out = factor · a b`, or `out += factor · a b` where `accumulate` is set, with the elements of
-    /// `a` and `b` rounded to bf16.
+    /// `out = factor · a b`, or `out += factor · a b`, as `out` says, with the elements of `a` and `b`
+    /// rounded to bf16.
     ///
     /// Runs on all threads of the current rayon pool if `parallel`, else on the calling one.
     ///
     /// # Panics
     /// If the shapes do not fit.
-    pub fn matmul(
-        self,
-        out: MatrixMut<'_>,
-        accumulate: bool,
-        factor: f32,
-        a: Matrix<'_>,
-        b: Matrix<'_>,
-        parallel: bool,
-    ) {
+    pub fn matmul(self, out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, parallel: bool) {
         assert_eq!(
             (a.rows, a.cols, b.cols),
             (out.rows, b.rows, out.cols),
@@ -92,23 +84,16 @@ impl Instructions {
         );
         match self {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Self::Amx(amx) => amx.matmul(out, accumulate, factor, a, b, parallel),
+            Self::Amx(amx) => amx.matmul(out, a, b, parallel),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(avx512) => avx512.matmul(out, accumulate, factor, a, b, parallel),
-            Self::Rounded => rounded(out, accumulate, factor, a, b, parallel),
+            Self::Avx512(avx512) => avx512.matmul(out, a, b, parallel),
+            Self::Rounded => rounded(out, a, b, parallel),
         }
     }
 }
 
 /// The product without instructions of its own: rounded copies, multiplied in f32.
-fn rounded(
-    out: MatrixMut<'_>,
-    accumulate: bool,
-    factor: f32,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    parallel: bool,
-) {
+fn rounded(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, parallel: bool) {
     let copy = |matrix: Matrix<'_>| -> Vec<f32> {
         let row = |row| {
             (0..matrix.cols).map(move |col| {
@@ -120,8 +105,6 @@ fn rounded(
     let (a_rounded, b_rounded) = (copy(a), copy(b));
     matmul_f32(
         out,
-        accumulate,
-        factor,
         Matrix::new(&a_rounded, a.rows, a.cols),
         Matrix::new(&b_rounded, b.rows, b.cols),
         parallel,
@@ -213,7 +196,7 @@ mod tests {
                 for way in &ways {
                     let mut out = before.clone();
                     let to = MatrixMut::new(&mut out, rows, cols);
-                    way.matmul(to, accumulate, 0.5, a, b, parallel);
+                    way.matmul(to.accumulate(accumulate).times(0.5), a, b, parallel);
                     // Each of `depth` additions may be off by half a unit in the last place of a sum
                     // that is no larger than the depth.
                     let bound = (depth as f64 * f64::from(f32::EPSILON)).max(1e-6);
@@ -242,7 +225,7 @@ mod tests {
                     .num_threads(threads)
                     .build()
                     .expect("threads")
-                    .install(|| way.matmul(to, false, 1.0, a, b, true));
+                    .install(|| way.matmul(to, a, b, true));
                 out
             };
             let alone = in_pool(1);
@@ -256,7 +239,7 @@ mod tests {
             let row = Matrix::new(&a.data[77 * depth..][..depth], 1, depth);
             let mut out = [0.0; 50];
             let to = MatrixMut::new(&mut out, 1, 50);
-            way.matmul(to, false, 1.0, row, b.columns(60..110), false);
+            way.matmul(to, row, b.columns(60..110), false);
             assert_eq!(out[..], alone[77 * cols + 60..][..50], "{way:?}");
         }
     }
@@ -280,7 +263,7 @@ mod tests {
                 let mut out = [0.0];
                 let (a, b) = ([value], [1.0]);
                 let (a, b) = (Matrix::new(&a, 1, 1), Matrix::new(&b, 1, 1));
-                way.matmul(MatrixMut::new(&mut out, 1, 1), false, 1.0, a, b, false);
+                way.matmul(MatrixMut::new(&mut out, 1, 1), a, b, false);
                 assert_eq!(out, [expected], "{way:?} of {value:e}");
             }
         }
@@ -288,7 +271,7 @@ mod tests {
             let mut out = [0.0];
             let (a, b) = ([f32::NAN], [1.0]);
             let (a, b) = (Matrix::new(&a, 1, 1), Matrix::new(&b, 1, 1));
-            way.matmul(MatrixMut::new(&mut out, 1, 1), false, 1.0, a, b, false);
+            way.matmul(MatrixMut::new(&mut out, 1, 1), a, b, false);
             assert!(out[0].is_nan(), "{way:?}");
         }
     }
@@ -308,11 +291,11 @@ mod tests {
         let b = Matrix::new(&data[..40], 5, 8).columns(3..7).t();
         let mut expected = vec![9.0; 3 * 7];
         let to = MatrixMut::new(&mut expected, 3, 7).columns(1..6);
-        rounded(to, false, 1.0, Matrix::new(&gathered, 3, 4), b, false);
+        rounded(to, Matrix::new(&gathered, 3, 4), b, false);
         for way in ways() {
             let mut out = vec![9.0; 3 * 7];
             let to = MatrixMut::new(&mut out, 3, 7).columns(1..6);
-            way.matmul(to, false, 1.0, a, b, false);
+            way.matmul(to, a, b, false);
             for (at, (got, expected)) in out.iter().zip(&expected).enumerate() {
                 let bound = if (1..6).contains(&(at % 7)) {
                     1e-6
@@ -332,9 +315,9 @@ mod tests {
         let (a, b) = (Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3));
         for way in ways() {
             let mut out = [4.0; 6];
-            way.matmul(MatrixMut::new(&mut out, 2, 3), true, 1.0, a, b, true);
+            way.matmul(MatrixMut::new(&mut out, 2, 3).accumulate(true), a, b, true);
             assert_eq!(out, [4.0; 6], "{way:?}");
-            way.matmul(MatrixMut::new(&mut out, 2, 3), false, 1.0, a, b, true);
+            way.matmul(MatrixMut::new(&mut out, 2, 3), a, b, true);
             assert_eq!(out, [0.0; 6], "{way:?}");
         }
     }

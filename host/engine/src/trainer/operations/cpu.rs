@@ -95,11 +95,13 @@ impl Operations for CpuOperations {
         let (a_data, b_data) = (Strided::of(a)?, Strided::of(b)?);
         let (a, b) = (a_data.matrix()?, b_data.matrix()?);
         write(out.tensor, |y| {
-            let y = MatrixMut::new(y, rows, width).columns(columns);
-            let (accumulate, factor) = (out.accumulate, out.factor);
+            let y = MatrixMut::new(y, rows, width)
+                .columns(columns)
+                .accumulate(out.accumulate)
+                .times(out.factor);
             match self.bf16 {
-                None => kernels::matmul(y, accumulate, factor, a, b, true),
-                Some(bf16) => bf16.matmul(y, accumulate, factor, a, b, true),
+                None => kernels::matmul(y, a, b, true),
+                Some(bf16) => bf16.matmul(y, a, b, true),
             }
             Ok(())
         })

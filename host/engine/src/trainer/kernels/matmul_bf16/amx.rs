@@ -33,17 +33,9 @@ pub(in crate::trainer) struct Bf16(());
 
 impl Bf16 {
     /// [`Instructions::matmul`](super::Instructions::matmul), whose shapes are known to fit.
-    pub(super) fn matmul(
-        self,
-        out: MatrixMut<'_>,
-        accumulate: bool,
-        factor: f32,
-        a: Matrix<'_>,
-        b: Matrix<'_>,
-        parallel: bool,
-    ) {
+    pub(super) fn matmul(self, out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, parallel: bool) {
         let tiles = || Tiles::configure(self);
-        in_pieces(tiles, out, accumulate, factor, a, b, parallel);
+        in_pieces(tiles, out, a, b, parallel);
     }
 }
 

@@ -25,16 +25,8 @@ impl Bf16 {
     }
 
     /// [`Instructions::matmul`](super::Instructions::matmul), whose shapes are known to fit.
-    pub(super) fn matmul(
-        self,
-        out: MatrixMut<'_>,
-        accumulate: bool,
-        factor: f32,
-        a: Matrix<'_>,
-        b: Matrix<'_>,
-        parallel: bool,
-    ) {
-        in_pieces(|| self, out, accumulate, factor, a, b, parallel);
+    pub(super) fn matmul(self, out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, parallel: bool) {
+        in_pieces(|| self, out, a, b, parallel);
     }
 }
 

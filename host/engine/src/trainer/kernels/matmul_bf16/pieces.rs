@@ -149,8 +149,6 @@ pub(super) fn first(count: usize) -> __mmask16 {
 pub(super) fn in_pieces<K: Kernel>(
     kernel: impl Fn() -> K + Sync,
     out: MatrixMut<'_>,
-    accumulate: bool,
-    factor: f32,
     a: Matrix<'_>,
     b: Matrix<'_>,
     parallel: bool,
@@ -160,7 +158,7 @@ pub(super) fn in_pieces<K: Kernel>(
         return;
     }
     if depth == 0 {
-        if !accumulate {
+        if !out.accumulate {
             for row in out.data.chunks_mut(out.row_stride) {
                 row[..cols].fill(0.0);
             }
@@ -170,8 +168,8 @@ pub(super) fn in_pieces<K: Kernel>(
     let target = Target {
         data: out.data.as_mut_ptr(),
         row_stride: out.row_stride,
-        accumulate,
-        factor,
+        accumulate: out.accumulate,
+        factor: out.factor,
     };
     let a = Operand {
         data: a.data.as_ptr(),

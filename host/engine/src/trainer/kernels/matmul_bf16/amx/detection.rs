@@ -101,8 +101,6 @@ pub(super) fn multiplies(amx: Bf16) -> bool {
     let mut out = vec![0.0; rows * cols];
     amx.matmul(
         MatrixMut::new(&mut out, rows, cols),
-        false,
-        1.0,
         Matrix::new(&a, rows, depth),
         Matrix::new(&b, depth, cols),
         false,
