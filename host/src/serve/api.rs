@@ -2,7 +2,8 @@
 //!
 //! Reference: <https://platform.openai.com/docs/api-reference/chat> and `/completions`. `top_k`, `min_p` and
 //! `repetition_penalty` are additions that vLLM and llama.cpp spell alike. What would change the answer and
-//! cannot be done is refused; what only concerns OpenAI's own service (`user`, `store`, ...) is passed over.
+//! cannot be done or is not known is refused; what only concerns OpenAI's own service (`user`, `store`, ...)
+//! is passed over.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -10,6 +11,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::fields::{Others, refuse_unknown, refuse_unknown_in_message};
 use super::http::Refusal;
 use super::{Served, now};
 use crate::llama::ChatMessage;
@@ -61,6 +63,8 @@ struct Sent {
     frequency_penalty: Option<f64>,
     tools: Option<Vec<Value>>,
     functions: Option<Vec<Value>>,
+    #[serde(flatten)]
+    others: Others,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +72,8 @@ struct SentMessage {
     role: String,
     #[serde(default)]
     content: Value,
+    #[serde(flatten)]
+    others: Others,
 }
 
 #[derive(Deserialize)]
@@ -99,6 +105,7 @@ impl Asked {
             )
         })?;
         refuse_what_cannot_be_done(&sent)?;
+        refuse_unknown(&sent.others)?;
         let mut request = CompletionRequest::new(prompt(&sent, kind)?);
         request.max_tokens = sent.max_completion_tokens.or(sent.max_tokens);
         if kind == Kind::Text && request.max_tokens.is_none() {
@@ -186,7 +193,10 @@ fn prompt(sent: &Sent, kind: Kind) -> Result<Prompt, Refusal> {
     match (kind, &sent.messages, &sent.prompt) {
         (Kind::Chat, Some(messages), _) if !messages.is_empty() => messages
             .iter()
-            .map(|message| Ok(ChatMessage::new(&message.role, content(message)?)))
+            .map(|message| {
+                refuse_unknown_in_message(&message.others)?;
+                Ok(ChatMessage::new(&message.role, content(message)?))
+            })
             .collect::<Result<_, _>>()
             .map(Prompt::Chat),
         (Kind::Chat, ..) => Err(Refusal::bad(
@@ -515,6 +525,53 @@ mod tests {
             refused(Kind::Text, json!({"prompt": ["a", "b"]})),
             "`prompt` is expected to be one text, or the tokens of one; send several requests, they decode together"
         );
+    }
+
+    #[test]
+    fn a_field_that_may_change_the_answer_is_refused_by_its_name() {
+        let chat = |more: Value| {
+            let mut body = json!({"messages": [{"role": "user", "content": "hello"}]});
+            body.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            Asked::read(body.to_string().as_bytes(), Kind::Chat, 100)
+        };
+        for more in [
+            json!({"guided_regex": "a+"}),
+            json!({"grammar": "root ::= \"a\""}),
+            json!({"typical_p": 0.9}),
+            json!({"modalities": ["text", "audio"]}),
+            json!({"prediction": {"type": "content", "content": "x"}}),
+            json!({"tool_choice": "required"}),
+            json!({"temprature": 0.1}),
+        ] {
+            let name = more.as_object().unwrap().keys().next().unwrap().clone();
+            let refusal = chat(more).unwrap_err();
+            assert_eq!(refusal.code, "unknown_parameter");
+            assert!(
+                refusal.message.contains(&format!("`{name}`")),
+                "{refusal:?}"
+            );
+        }
+        assert_eq!(
+            chat(json!({"repeat_penalty": 1.2})).unwrap_err().message,
+            "this server does not do what the field `repeat_penalty` asks for (here 1.2), and does not pass it over, since it may change the answer; there is repetition_penalty"
+        );
+        assert_eq!(
+            refused(
+                Kind::Chat,
+                json!({"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]})
+            ),
+            "a message holds the field `tool_calls`; this model reads role and content alone"
+        );
+        // What clients send along, and what asks for nothing else than what is done.
+        chat(json!({
+            "user": "somebody", "metadata": {"a": "b"}, "store": true, "service_tier": "flex",
+            "parallel_tool_calls": true, "tool_choice": "auto", "modalities": ["text"],
+            "typical_p": 1, "grammar": null, "guided_regex": "", "tools": [], "ignore_eos": false,
+            "messages": [{"role": "assistant", "content": "hello", "name": "a", "refusal": null, "tool_calls": null}],
+        }))
+        .unwrap();
     }
 
     #[test]
