@@ -239,6 +239,36 @@ async fn requests_at_once_are_answered_as_alone() {
 }
 
 #[tokio::test]
+async fn log_probabilities_of_a_streamed_answer_are_those_of_the_whole_one() {
+    let serving = Serving::start(&[]);
+    for (path, asked) in [
+        (
+            "/chat/completions",
+            chat(3, json!({"logprobs": true, "top_logprobs": 2})),
+        ),
+        (
+            "/completions",
+            json!({"prompt": "once", "seed": 3, "max_tokens": 9, "logprobs": 2}),
+        ),
+    ] {
+        let (status, whole) = serving.ask(path, &asked).await;
+        assert_eq!(status, StatusCode::OK, "{whole}");
+        let expected = &whole["choices"][0]["logprobs"];
+        assert!(expected.is_object(), "{whole}");
+        let mut streamed = asked.clone();
+        streamed["stream"] = true.into();
+        let response = serving.post(path, &streamed).send().await.unwrap();
+        let events = events(&response.text().await.unwrap());
+        let told: Vec<&Value> = events
+            .iter()
+            .map(|event| &event["choices"][0]["logprobs"])
+            .filter(|logprobs| !logprobs.is_null())
+            .collect();
+        assert_eq!(told, [expected]);
+    }
+}
+
+#[tokio::test]
 async fn every_sampler_can_be_reached() {
     let serving = Serving::start(&[]);
     let text = |answer: &Value| {

@@ -138,19 +138,12 @@ impl Asked {
             })?;
             request.logit_bias.insert(id, bias);
         }
-        let stream = sent.stream.unwrap_or(false);
         request.logprobs = logprobs(kind, sent.logprobs.as_ref(), sent.top_logprobs)?;
-        if stream && request.logprobs.is_some() {
-            return Err(Refusal::bad(
-                "unsupported",
-                "logprobs are not streamed; ask for them without `stream`",
-            ));
-        }
         request.constraint = constraint(sent.response_format.as_ref())?;
         Ok(Self {
             kind,
             model: sent.model,
-            stream,
+            stream: sent.stream.unwrap_or(false),
             include_usage: sent
                 .stream_options
                 .and_then(|options| options.include_usage)
@@ -348,7 +341,7 @@ pub(super) fn answer(served: &Served, asked: &Asked, completion: &Completion) ->
         "id": chunks.id,
         "object": object,
         "created": chunks.created,
-        "model": chunks.model,
+        "model": &*served.name,
         "choices": [choice],
         "usage": usage(completion),
     })
@@ -402,11 +395,11 @@ fn told_logprobs(served: &Served, kind: Kind, completion: &Completion) -> Value 
 }
 
 /// The objects of a streamed answer.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Chunks {
     id: String,
     created: u64,
-    model: String,
+    served: Served,
     kind: Kind,
     include_usage: bool,
 }
@@ -420,7 +413,7 @@ impl Chunks {
         Self {
             id: format!("{prefix}-{:016x}", random_seed()),
             created: now(),
-            model: served.name.to_string(),
+            served: served.clone(),
             kind: asked.kind,
             include_usage: asked.include_usage,
         }
@@ -435,7 +428,7 @@ impl Chunks {
             "id": self.id,
             "object": object,
             "created": self.created,
-            "model": self.model,
+            "model": &*self.served.name,
             "choices": choices,
         });
         if self.include_usage {
@@ -462,15 +455,17 @@ impl Chunks {
         })
     }
 
-    /// Why it ended, and what it took where that was asked for.
+    /// Why it ended; where asked for, the log probabilities of all of it, since a text comes in parts that
+    /// are no tokens, and what it took.
     pub(super) fn end(&self, completion: &Completion) -> Vec<Value> {
         let reason = finish_reason(completion);
+        let logprobs = told_logprobs(&self.served, self.kind, completion);
         let mut chunks = vec![self.chunk(match self.kind {
             Kind::Chat => {
-                json!([{"index": 0, "delta": {}, "logprobs": null, "finish_reason": reason}])
+                json!([{"index": 0, "delta": {}, "logprobs": logprobs, "finish_reason": reason}])
             }
             Kind::Text => {
-                json!([{"index": 0, "text": "", "logprobs": null, "finish_reason": reason}])
+                json!([{"index": 0, "text": "", "logprobs": logprobs, "finish_reason": reason}])
             }
         })];
         if self.include_usage {
@@ -508,10 +503,6 @@ mod tests {
         assert_eq!(
             chat(json!({"temperature": "hot"})),
             "`temperature` cannot be read: invalid type: string \"hot\", expected f32 at line 1 column 67"
-        );
-        assert_eq!(
-            chat(json!({"stream": true, "logprobs": true})),
-            "logprobs are not streamed; ask for them without `stream`"
         );
         assert_eq!(
             chat(json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})),

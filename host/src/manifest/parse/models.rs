@@ -204,6 +204,10 @@ fn misplaced_sampling(
                 ),
             ))
         }
+        None if unknown == "sampling" => Some((
+            "`sampling` is for `provider = \"local\"`, and this model has no provider".to_owned(),
+            "write `provider = \"local\"` if it runs on this machine".to_owned(),
+        )),
         Some("openai") if is_setting || unknown == "sampling" => Some((
             format!("`{unknown}` is for `provider = \"local\"`, and this model is a server's"),
             "what plugins do not ask for goes into `extra_body`, in the server's own names, such as \
