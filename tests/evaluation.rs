@@ -399,6 +399,30 @@ fn a_recipe_that_changed_in_the_middle_of_evaluation_is_refused_and_leaves_no_tr
 }
 
 #[test]
+fn a_student_that_is_sampled_otherwise_is_asked_anew_and_not_trained_again() {
+    let bench = bench(
+        good_judge(),
+        "config = { pairs = [[\"student\", \"student.base\"]] }",
+    );
+    let (dir, fork) = (bench.dir("run"), bench.dir("fork"));
+    succeeds(&mut bench.run(&dir));
+    let recipe = std::fs::read_to_string(bench.manifest()).expect("the manifest");
+    let local = "provider = \"local\"";
+    // Answers are greedy, so that only a penalty changes them.
+    let sampling = format!("{local}\nsampling = {{ repetition_penalty = 1000 }}");
+    assert!(recipe.contains(local), "{recipe}");
+    std::fs::write(bench.manifest(), recipe.replace(local, &sampling)).expect("writable");
+    let told = fails(&mut bench.run(&dir), 2);
+    assert!(told.contains("roles.student"), "{told}");
+    succeeds(bench.run(&dir).arg("--fork").arg(&fork));
+    let weights = |dir: &Path| std::fs::read(dir.join("model/model.safetensors")).expect("a model");
+    assert!(weights(&dir) == weights(&fork), "the student is another");
+    assert!(!fork.join("checkpoints").exists(), "it was trained again");
+    let answers = "SELECT group_concat(text, '|') FROM answers WHERE model LIKE 'student%'";
+    assert_ne!(text(&dir, answers), text(&fork, answers));
+}
+
+#[test]
 fn another_base_model_under_the_same_name_is_not_compared_with() {
     let bench = bench(good_judge(), "");
     let dir = bench.dir("run");

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -238,6 +239,82 @@ async fn requests_at_once_are_answered_as_alone() {
 }
 
 #[tokio::test]
+async fn log_probabilities_of_a_streamed_answer_are_those_of_the_whole_one() {
+    let serving = Serving::start(&[]);
+    for (path, asked) in [
+        (
+            "/chat/completions",
+            chat(3, json!({"logprobs": true, "top_logprobs": 2})),
+        ),
+        (
+            "/completions",
+            json!({"prompt": "once", "seed": 3, "max_tokens": 9, "logprobs": 2}),
+        ),
+    ] {
+        let (status, whole) = serving.ask(path, &asked).await;
+        assert_eq!(status, StatusCode::OK, "{whole}");
+        let expected = &whole["choices"][0]["logprobs"];
+        assert!(expected.is_object(), "{whole}");
+        let mut streamed = asked.clone();
+        streamed["stream"] = true.into();
+        let response = serving.post(path, &streamed).send().await.unwrap();
+        let events = events(&response.text().await.unwrap());
+        let told: Vec<&Value> = events
+            .iter()
+            .map(|event| &event["choices"][0]["logprobs"])
+            .filter(|logprobs| !logprobs.is_null())
+            .collect();
+        assert_eq!(told, [expected]);
+    }
+}
+
+#[tokio::test]
+async fn every_sampler_can_be_reached() {
+    let serving = Serving::start(&[]);
+    let text = |answer: &Value| {
+        let text = answer["choices"][0]["message"]["content"].as_str();
+        text.expect("a text").to_owned()
+    };
+    let ask = async |more: Value| {
+        let (status, answer) = serving.ask("/chat/completions", &chat(2, more)).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer
+    };
+    let greedy = ask(json!({"temperature": 0})).await;
+    assert_ne!(text(&ask(json!({})).await), text(&greedy));
+    // With a single token left there is nothing to draw.
+    for alone in [
+        json!({"top_k": 1}),
+        json!({"min_p": 1}),
+        json!({"top_p": 1e-6}),
+    ] {
+        assert_eq!(text(&ask(alone.clone()).await), text(&greedy), "{alone}");
+    }
+    // A stop text ends the answer before itself.
+    let whole = text(&greedy);
+    let stop = whole.chars().rfind(char::is_ascii).expect("some are ASCII");
+    let stopped = ask(json!({"temperature": 0, "stop": [stop.to_string(), "never"]})).await;
+    let (before, _) = whole.split_once(stop).expect("it is there");
+    assert_eq!(text(&stopped), before);
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+    // The tokens of a greedy answer; penalized enough, none comes twice.
+    let tokens = async |penalty: f32| {
+        let more = json!({"temperature": 0, "logprobs": true, "repetition_penalty": penalty});
+        let answer = ask(more).await;
+        let entries = answer["choices"][0]["logprobs"]["content"].as_array();
+        let tokens = entries.expect("log probabilities").iter();
+        tokens
+            .map(|entry| entry["bytes"].to_string())
+            .collect::<Vec<_>>()
+    };
+    let distinct = |tokens: &[String]| tokens.iter().collect::<BTreeSet<_>>().len();
+    let plain = tokens(1.0).await;
+    assert!(distinct(&plain) < plain.len(), "{plain:?}");
+    let penalized = tokens(1e6).await;
+    assert_eq!(distinct(&penalized), penalized.len(), "{penalized:?}");
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_frees_its_place() {
     let serving = Serving::start(&["--max-batch", "1"]);
     // The end token never comes.
@@ -305,6 +382,12 @@ async fn a_bad_request_is_told_what_is_wrong() {
             400,
             "unsupported",
             "this server does not do n other than 1",
+        ),
+        (
+            chat(0, json!({"guided_regex": "a+"})),
+            400,
+            "unknown_parameter",
+            "this server does not do what the field `guided_regex` asks for (here \"a+\")",
         ),
         (
             chat(0, json!({"model": "huge"})),
@@ -387,6 +470,58 @@ fn a_model_that_is_not_there_is_an_error_in_words() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn a_model_that_does_not_fit_on_the_disk_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = folder.path().join("model");
+    student::write(&model);
+    let before = std::fs::read(model.join("config.json")).expect("a configuration");
+    for out in ["out", "out.gguf", "model"] {
+        // No file longer than 20 of the units of 512 or 1,024 bytes: the operating system refuses as if the
+        // disk were full. The weights take 36,000 bytes.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "trap '' XFSZ; ulimit -f 20; exec \"$@\"", "sh"])
+            .arg(env!("CARGO_BIN_EXE_pacos"))
+            .args(["convert", "--type", "f32", "--force"])
+            .args([&model, &folder.path().join(out)]);
+        let told = fails(&mut command, 5);
+        assert!(told.contains("cannot write "), "{told}");
+        assert!(
+            told.contains("nothing of it was kept, and nothing was overwritten. Make room there"),
+            "{told}"
+        );
+        let left: Vec<_> = std::fs::read_dir(folder.path())
+            .expect("the folder can be listed")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        assert_eq!(left, ["model"]);
+    }
+    assert_eq!(
+        std::fs::read(model.join("config.json")).expect("a configuration"),
+        before
+    );
+    // Where there is room, the model is replaced by itself.
+    succeeds(
+        pacos()
+            .args(["convert", "--type", "f32", "--force"])
+            .args([&model, &model]),
+    );
+    succeeds(pacos().args(["model", "inspect"]).arg(&model));
+}
+
+#[test]
+fn a_chat_with_one_token_to_choose_from_is_greedy() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    student::write(folder.path());
+    let say = |options: &[&str]| said(folder.path(), "hello\n", options);
+    let greedy = say(&["--temperature", "0"]);
+    assert_ne!(say(&[]), greedy);
+    assert_eq!(say(&["--top-k", "1"]), greedy);
+    assert_eq!(say(&["--min-p", "1"]), greedy);
+}
+
 #[test]
 fn a_chat_through_pipes_prints_the_answers_alone() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -403,6 +538,11 @@ fn a_chat_through_pipes_prints_the_answers_alone() {
 
 /// What `pacos chat` prints.
 fn conversation(model: &Path, input: &str) -> String {
+    said(model, input, &[])
+}
+
+/// The same with options.
+fn said(model: &Path, input: &str, options: &[&str]) -> String {
     let mut child = pacos()
         .args([
             "chat",
@@ -413,6 +553,7 @@ fn conversation(model: &Path, input: &str) -> String {
             "--threads",
             "1",
         ])
+        .args(options)
         .arg(model)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

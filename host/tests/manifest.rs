@@ -207,6 +207,20 @@ fn a_resolved_recipe_is_a_manifest_of_the_same_recipe() {
 }
 
 #[test]
+fn how_a_local_model_is_sampled_is_part_of_the_recipe() {
+    let [plain, cool] = [
+        None,
+        Some("models.smollm2.sampling={ top_k = 5, min_p = 0.1 }"),
+    ]
+    .map(|set| shipped("local.toml", set.as_slice()).resolved());
+    assert!(plain["models"]["smollm2"].get("sampling").is_none());
+    assert_eq!(
+        cool["models"]["smollm2"]["sampling"],
+        serde_json::json!({"top_k": 5, "min_p": 0.1})
+    );
+}
+
+#[test]
 fn a_published_recipe_tells_nobody_where_its_files_were() {
     let folder = tempfile::tempdir().unwrap();
     let student = folder.path().join("owner/my-student");

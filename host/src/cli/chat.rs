@@ -27,6 +27,12 @@ pub(super) struct ChatArgs {
     /// Keep the likeliest tokens that together reach this probability
     #[arg(long, default_value_t = 0.95)]
     top_p: f32,
+    /// Keep this many likeliest tokens
+    #[arg(long, value_name = "TOKENS")]
+    top_k: Option<usize>,
+    /// Keep tokens at least this likely relative to the likeliest
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f32,
     /// Makes tokens that occurred less likely; 1 does not
     #[arg(long, default_value_t = 1.0)]
     repetition_penalty: f32,
@@ -82,6 +88,8 @@ pub(super) async fn chat(args: ChatArgs) -> Result<(), Failed> {
         let mut request = CompletionRequest::new(Prompt::Chat(messages.clone()));
         request.temperature = args.temperature;
         request.top_p = args.top_p;
+        request.top_k = args.top_k;
+        request.min_p = args.min_p;
         request.repetition_penalty = args.repetition_penalty;
         request.max_tokens = args.max_tokens;
         request.seed = seed;

@@ -180,6 +180,36 @@ pub struct Local {
     /// path of a recipe; `hf:OWNER/NAME`, with `@REVISION` after it if one is wanted; or
     /// `embedded:smollm2-135m-instruct`.
     pub model: String,
+    /// `sampling`.
+    pub sampling: Sampling,
+}
+
+/// `sampling` of a local model: what every request gets that does not say otherwise. The names are those of
+/// OpenAI's interface and of vLLM; requests of plugins can say `temperature` and `top_p` themselves.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Sampling {
+    /// `temperature`: divides the logits; 0 takes the likeliest token. 1 where nobody says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// `top_p`: keep the likeliest tokens that together reach this probability.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// `top_k`: keep this many likeliest tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
+    /// `min_p`: keep tokens at least this likely relative to the likeliest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f64>,
+    /// `repetition_penalty`: makes tokens that occurred less likely; 1 does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f64>,
+}
+
+impl Sampling {
+    /// As JSON, where anything is said: what tells models with other settings apart.
+    pub(crate) fn written(&self) -> Option<serde_json::Value> {
+        (*self != Self::default()).then(|| serde_json::json!(self))
+    }
 }
 
 /// `price`, in US dollars for a million tokens.

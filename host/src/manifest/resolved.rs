@@ -140,6 +140,7 @@ fn model(recipe: &Recipe, model: &Model) -> Map<String, Value> {
                 false => written(recipe, Path::new(&local.model)),
             };
             table.insert("model".into(), name.into());
+            put(&mut table, "sampling", local.sampling.written());
         }
     }
     put(

@@ -12,24 +12,37 @@ use crate::llama::{
     ChatMessage, Engine, GenerateError,
     generate::{self, Completion, CompletionRequest, Constraint},
 };
+use crate::manifest::Sampling;
 
 /// A model of the LLaMA family, decoded on this machine.
 pub struct LocalProvider {
     name: String,
     engine: Engine,
+    sampling: Sampling,
 }
 
 impl LocalProvider {
     /// Serves an engine; `name` is the model's, for reports.
     #[must_use]
     pub fn new(name: String, engine: Engine) -> Self {
-        LocalProvider { name, engine }
+        LocalProvider {
+            name,
+            engine,
+            sampling: Sampling::default(),
+        }
+    }
+
+    /// The same with what requests get that do not say otherwise.
+    #[must_use]
+    pub fn with_sampling(mut self, sampling: Sampling) -> Self {
+        self.sampling = sampling;
+        self
     }
 
     async fn complete(&self, request: &Request) -> Result<Reply, Failure> {
         let completion = self
             .engine
-            .complete(completion_request(request)?)
+            .complete(completion_request(request, &self.sampling)?)
             .await
             .map_err(failure)?;
         Ok(self.reply(completion))
@@ -88,11 +101,20 @@ fn prompt(prompt: &Prompt) -> generate::Prompt {
     clippy::cast_possible_truncation,
     reason = "sampling parameters need no more than f32"
 )]
-fn completion_request(request: &Request) -> Result<CompletionRequest, Failure> {
+fn completion_request(
+    request: &Request,
+    defaults: &Sampling,
+) -> Result<CompletionRequest, Failure> {
     let mut wanted = CompletionRequest::new(prompt(&request.prompt));
     wanted.max_tokens = request.max_tokens.map(|tokens| tokens as usize);
-    wanted.temperature = request.temperature.unwrap_or(1.0) as f32;
-    wanted.top_p = request.top_p.unwrap_or(1.0) as f32;
+    let or_default = |asked: Option<f64>, default: Option<f64>, neutral: f64| {
+        asked.or(default).unwrap_or(neutral) as f32
+    };
+    wanted.temperature = or_default(request.temperature, defaults.temperature, 1.0);
+    wanted.top_p = or_default(request.top_p, defaults.top_p, 1.0);
+    wanted.top_k = defaults.top_k.map(|tokens| tokens as usize);
+    wanted.min_p = or_default(None, defaults.min_p, 0.0);
+    wanted.repetition_penalty = or_default(None, defaults.repetition_penalty, 1.0);
     wanted.stop.clone_from(&request.stop);
     wanted.seed = request.seed.unwrap_or(0);
     wanted.logit_bias = request
@@ -148,13 +170,18 @@ impl Provider for LocalProvider {
         }
     }
 
-    /// The files and the arithmetic: another kernel may round otherwise, and is another model.
+    /// The files and the arithmetic: another kernel may round otherwise, and is another model. So is one that
+    /// samples otherwise.
     fn identity(&self) -> String {
-        format!(
+        let model = format!(
             "local {} {}",
             self.engine.identity(),
             self.engine.numeric_path()
-        )
+        );
+        match self.sampling.written() {
+            None => model,
+            Some(sampling) => format!("{model} sampling {sampling}"),
+        }
     }
 
     fn wants_seed(&self) -> bool {
@@ -236,6 +263,57 @@ mod tests {
         assert_eq!(split_at_answer(&[1, 2], &[1, 2, 3]), (vec![1, 2], vec![3]));
         // The prompt's last token and the answer's first became one.
         assert_eq!(split_at_answer(&[1, 2], &[1, 7, 3]), (vec![1], vec![7, 3]));
+    }
+
+    #[test]
+    fn requests_are_sampled_as_the_manifest_says_unless_they_say_otherwise() {
+        let sampling = Sampling {
+            temperature: Some(0.5),
+            top_p: Some(0.9),
+            top_k: Some(7),
+            min_p: Some(0.1),
+            repetition_penalty: Some(1.5),
+        };
+        let mut request = Request::completion("Once");
+        let wanted = completion_request(&request, &sampling).unwrap();
+        let expected = CompletionRequest {
+            temperature: 0.5,
+            top_p: 0.9,
+            top_k: Some(7),
+            min_p: 0.1,
+            repetition_penalty: 1.5,
+            ..CompletionRequest::new(generate::Prompt::Text("Once".into()))
+        };
+        assert_eq!(wanted, expected);
+        request.temperature = Some(0.0);
+        request.top_p = Some(1.0);
+        let wanted = completion_request(&request, &sampling).unwrap();
+        assert_eq!((wanted.temperature, wanted.top_p), (0.0, 1.0));
+        assert_eq!(wanted.top_k, Some(7));
+        // As before there were settings.
+        let plain = completion_request(&Request::completion("Once"), &Sampling::default());
+        let prompt = generate::Prompt::Text("Once".into());
+        assert_eq!(plain.unwrap(), CompletionRequest::new(prompt));
+    }
+
+    #[test]
+    fn a_model_that_samples_otherwise_is_another_one_in_records() {
+        let engine = Engine::start(test_model::model(3), EngineOptions::default()).unwrap();
+        let plain = LocalProvider::new("tiny".into(), engine.clone());
+        let with = |top_k| {
+            let sampling = Sampling {
+                top_k,
+                ..Sampling::default()
+            };
+            LocalProvider::new("tiny".into(), engine.clone()).with_sampling(sampling)
+        };
+        // What was recorded before there were settings stays valid.
+        assert_eq!(with(None).identity(), plain.identity());
+        assert_eq!(
+            with(Some(3)).identity(),
+            format!("{} sampling {{\"top_k\":3}}", plain.identity())
+        );
+        assert_ne!(with(Some(3)).identity(), with(Some(4)).identity());
     }
 
     #[tokio::test]

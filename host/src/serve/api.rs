@@ -2,7 +2,8 @@
 //!
 //! Reference: <https://platform.openai.com/docs/api-reference/chat> and `/completions`. `top_k`, `min_p` and
 //! `repetition_penalty` are additions that vLLM and llama.cpp spell alike. What would change the answer and
-//! cannot be done is refused; what only concerns OpenAI's own service (`user`, `store`, ...) is passed over.
+//! cannot be done or is not known is refused; what only concerns OpenAI's own service (`user`, `store`, ...)
+//! is passed over.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -10,6 +11,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::fields::{Others, refuse_unknown, refuse_unknown_in_message};
 use super::http::Refusal;
 use super::{Served, now};
 use crate::llama::ChatMessage;
@@ -61,6 +63,8 @@ struct Sent {
     frequency_penalty: Option<f64>,
     tools: Option<Vec<Value>>,
     functions: Option<Vec<Value>>,
+    #[serde(flatten)]
+    others: Others,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +72,8 @@ struct SentMessage {
     role: String,
     #[serde(default)]
     content: Value,
+    #[serde(flatten)]
+    others: Others,
 }
 
 #[derive(Deserialize)]
@@ -99,6 +105,7 @@ impl Asked {
             )
         })?;
         refuse_what_cannot_be_done(&sent)?;
+        refuse_unknown(&sent.others)?;
         let mut request = CompletionRequest::new(prompt(&sent, kind)?);
         request.max_tokens = sent.max_completion_tokens.or(sent.max_tokens);
         if kind == Kind::Text && request.max_tokens.is_none() {
@@ -131,19 +138,12 @@ impl Asked {
             })?;
             request.logit_bias.insert(id, bias);
         }
-        let stream = sent.stream.unwrap_or(false);
         request.logprobs = logprobs(kind, sent.logprobs.as_ref(), sent.top_logprobs)?;
-        if stream && request.logprobs.is_some() {
-            return Err(Refusal::bad(
-                "unsupported",
-                "logprobs are not streamed; ask for them without `stream`",
-            ));
-        }
         request.constraint = constraint(sent.response_format.as_ref())?;
         Ok(Self {
             kind,
             model: sent.model,
-            stream,
+            stream: sent.stream.unwrap_or(false),
             include_usage: sent
                 .stream_options
                 .and_then(|options| options.include_usage)
@@ -186,7 +186,10 @@ fn prompt(sent: &Sent, kind: Kind) -> Result<Prompt, Refusal> {
     match (kind, &sent.messages, &sent.prompt) {
         (Kind::Chat, Some(messages), _) if !messages.is_empty() => messages
             .iter()
-            .map(|message| Ok(ChatMessage::new(&message.role, content(message)?)))
+            .map(|message| {
+                refuse_unknown_in_message(&message.others)?;
+                Ok(ChatMessage::new(&message.role, content(message)?))
+            })
             .collect::<Result<_, _>>()
             .map(Prompt::Chat),
         (Kind::Chat, ..) => Err(Refusal::bad(
@@ -338,7 +341,7 @@ pub(super) fn answer(served: &Served, asked: &Asked, completion: &Completion) ->
         "id": chunks.id,
         "object": object,
         "created": chunks.created,
-        "model": chunks.model,
+        "model": &*served.name,
         "choices": [choice],
         "usage": usage(completion),
     })
@@ -392,11 +395,11 @@ fn told_logprobs(served: &Served, kind: Kind, completion: &Completion) -> Value 
 }
 
 /// The objects of a streamed answer.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Chunks {
     id: String,
     created: u64,
-    model: String,
+    served: Served,
     kind: Kind,
     include_usage: bool,
 }
@@ -410,7 +413,7 @@ impl Chunks {
         Self {
             id: format!("{prefix}-{:016x}", random_seed()),
             created: now(),
-            model: served.name.to_string(),
+            served: served.clone(),
             kind: asked.kind,
             include_usage: asked.include_usage,
         }
@@ -425,7 +428,7 @@ impl Chunks {
             "id": self.id,
             "object": object,
             "created": self.created,
-            "model": self.model,
+            "model": &*self.served.name,
             "choices": choices,
         });
         if self.include_usage {
@@ -452,15 +455,17 @@ impl Chunks {
         })
     }
 
-    /// Why it ended, and what it took where that was asked for.
+    /// Why it ended; where asked for, the log probabilities of all of it, since a text comes in parts that
+    /// are no tokens, and what it took.
     pub(super) fn end(&self, completion: &Completion) -> Vec<Value> {
         let reason = finish_reason(completion);
+        let logprobs = told_logprobs(&self.served, self.kind, completion);
         let mut chunks = vec![self.chunk(match self.kind {
             Kind::Chat => {
-                json!([{"index": 0, "delta": {}, "logprobs": null, "finish_reason": reason}])
+                json!([{"index": 0, "delta": {}, "logprobs": logprobs, "finish_reason": reason}])
             }
             Kind::Text => {
-                json!([{"index": 0, "text": "", "logprobs": null, "finish_reason": reason}])
+                json!([{"index": 0, "text": "", "logprobs": logprobs, "finish_reason": reason}])
             }
         })];
         if self.include_usage {
@@ -500,10 +505,6 @@ mod tests {
             "`temperature` cannot be read: invalid type: string \"hot\", expected f32 at line 1 column 67"
         );
         assert_eq!(
-            chat(json!({"stream": true, "logprobs": true})),
-            "logprobs are not streamed; ask for them without `stream`"
-        );
-        assert_eq!(
             chat(json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})),
             "a message holds a part of type \"image_url\"; this model reads text alone"
         );
@@ -515,6 +516,53 @@ mod tests {
             refused(Kind::Text, json!({"prompt": ["a", "b"]})),
             "`prompt` is expected to be one text, or the tokens of one; send several requests, they decode together"
         );
+    }
+
+    #[test]
+    fn a_field_that_may_change_the_answer_is_refused_by_its_name() {
+        let chat = |more: Value| {
+            let mut body = json!({"messages": [{"role": "user", "content": "hello"}]});
+            body.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            Asked::read(body.to_string().as_bytes(), Kind::Chat, 100)
+        };
+        for more in [
+            json!({"guided_regex": "a+"}),
+            json!({"grammar": "root ::= \"a\""}),
+            json!({"typical_p": 0.9}),
+            json!({"modalities": ["text", "audio"]}),
+            json!({"prediction": {"type": "content", "content": "x"}}),
+            json!({"tool_choice": "required"}),
+            json!({"temprature": 0.1}),
+        ] {
+            let name = more.as_object().unwrap().keys().next().unwrap().clone();
+            let refusal = chat(more).unwrap_err();
+            assert_eq!(refusal.code, "unknown_parameter");
+            assert!(
+                refusal.message.contains(&format!("`{name}`")),
+                "{refusal:?}"
+            );
+        }
+        assert_eq!(
+            chat(json!({"repeat_penalty": 1.2})).unwrap_err().message,
+            "this server does not do what the field `repeat_penalty` asks for (here 1.2), and does not pass it over, since it may change the answer; there is repetition_penalty"
+        );
+        assert_eq!(
+            refused(
+                Kind::Chat,
+                json!({"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]})
+            ),
+            "a message holds the field `tool_calls`; this model reads role and content alone"
+        );
+        // What clients send along, and what asks for nothing else than what is done.
+        chat(json!({
+            "user": "somebody", "metadata": {"a": "b"}, "store": true, "service_tier": "flex",
+            "parallel_tool_calls": true, "tool_choice": "auto", "modalities": ["text"],
+            "typical_p": 1, "grammar": null, "guided_regex": "", "tools": [], "ignore_eos": false,
+            "messages": [{"role": "assistant", "content": "hello", "name": "a", "refusal": null, "tool_calls": null}],
+        }))
+        .unwrap();
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! for the next.
 
 mod api;
+mod fields;
 mod http;
 mod stream;
 

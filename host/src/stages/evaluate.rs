@@ -198,7 +198,7 @@ impl Subjects<'_> {
             ("train".to_owned(), hash(&self.trained_from)),
         ]);
         for role in [STUDENT, TEACHER] {
-            if let Some(source) = self.models.source(role) {
+            if let Some(source) = self.models.answers_as(role) {
                 parts.insert(format!("roles.{role}"), source);
             }
         }

@@ -41,7 +41,7 @@ impl Subjects<'_> {
             evaluator.recipe.config.to_string(),
         );
         for role in roles_of(std::iter::once(evaluator)) {
-            if let Some(source) = self.models.source(&role) {
+            if let Some(source) = self.models.answers_as(&role) {
                 parts.insert(format!("roles.{role}"), source);
             }
         }

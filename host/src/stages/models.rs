@@ -9,7 +9,7 @@ use std::{
 use crate::{
     ledger::{Ledger, LedgerError},
     llama::{self, Engine, EngineOptions, InferenceModel, ModelSource},
-    manifest::{Model, Provider, Recipe},
+    manifest::{Model, Provider, Recipe, Sampling},
     models::{LocalProvider, Served, Service},
     servers::Servers,
 };
@@ -84,6 +84,19 @@ impl Models {
             (Some(remote), _) => remote.provider.identity(),
             (None, Provider::Local(local)) => local.model.clone(),
             (None, Provider::OpenAi(openai)) => openai.model.clone(),
+        })
+    }
+
+    /// The same with how a local model is sampled: what its answers depend on.
+    pub(super) fn answers_as(&self, role: &str) -> Option<String> {
+        let source = self.source(role)?;
+        let sampling = match &self.model(role)?.provider {
+            Provider::Local(local) => local.sampling.written(),
+            Provider::OpenAi(_) => None,
+        };
+        Some(match sampling {
+            None => source,
+            Some(sampling) => format!("{source} sampling {sampling}"),
         })
     }
 
@@ -178,7 +191,11 @@ fn open(
         ..EngineOptions::default()
     };
     let engine = Engine::start(opened, options).map_err(|e| failed(&e))?;
-    let provider = LocalProvider::new(source.to_owned(), engine);
+    let sampling = match &model.provider {
+        Provider::Local(local) => local.sampling.clone(),
+        Provider::OpenAi(_) => Sampling::default(),
+    };
+    let provider = LocalProvider::new(source.to_owned(), engine).with_sampling(sampling);
     Ok(Served {
         name,
         provider: Arc::new(provider),

@@ -154,7 +154,7 @@ pub enum WeightsError {
         hint: &'static str,
     },
     /// The tensors are not those of the configuration.
-    #[error("{} does not hold the weights that its configuration describes:{problems}", path.display())]
+    #[error("{} does not hold the weights that its configuration describes:{problems}\nconfiguration and weights are not of one model, or the files were cut or changed: fetch or convert the model again", path.display())]
     Mismatch {
         /// The file or folder.
         path: PathBuf,

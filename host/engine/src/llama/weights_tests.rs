@@ -99,7 +99,8 @@ fn every_wrong_tensor_is_named_at_once() {
         "MODEL does not hold the weights that its configuration describes:
   - missing: lm_head.weight
   - unexpected: model.layers.1.input_layernorm.weight, model.layers.1.mlp.down_proj.weight, model.layers.1.mlp.gate_proj.weight, model.layers.1.mlp.up_proj.weight, model.layers.1.post_attention_layernorm.weight, model.layers.1.self_attn.k_proj.weight, model.layers.1.self_attn.o_proj.weight, model.layers.1.self_attn.q_proj.weight, model.layers.1.self_attn.v_proj.weight
-  - of the wrong shape: model.embed_tokens.weight (expected [300, 48], found [272, 48])"
+  - of the wrong shape: model.embed_tokens.weight (expected [300, 48], found [272, 48])
+configuration and weights are not of one model, or the files were cut or changed: fetch or convert the model again"
     );
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{beside_manifest, choice, is_table, variable};
 use crate::manifest::{
-    Endpoint, Field, Local, Model, OpenAi, Price, Provider,
+    Endpoint, Field, Local, Model, OpenAi, Price, Provider, Sampling,
     reader::{Key, Table, Zero, key},
     secrets::Secret,
     suggest::nearest,
@@ -47,6 +47,15 @@ const LOCAL: &[Key] = &[
     key("max_concurrency", "16"),
     key("context_length", "8192"),
     key("terms", "\"Apache-2.0\""),
+    key("sampling", "{ top_k = 40, min_p = 0.05 }"),
+];
+
+const SAMPLING: &[Key] = &[
+    key("temperature", "0.7"),
+    key("top_p", "0.9"),
+    key("top_k", "40"),
+    key("min_p", "0.05"),
+    key("repetition_penalty", "1.1"),
 ];
 
 const PRICE: &[Key] = &[
@@ -105,7 +114,10 @@ pub(super) fn models(root: &Table<'_>, secrets: &[Secret]) -> BTreeMap<String, M
 
 fn model(table: &Table<'_>, name: &str, secrets: &[Secret]) -> Option<Model> {
     let provider = table.string("provider");
-    table.refuse_unknown_unless(|unknown| special_key(table, provider, unknown));
+    table.refuse_unknown_unless(|unknown| {
+        misplaced_sampling(table, provider, unknown)
+            .or_else(|| special_key(table, provider, unknown))
+    });
     let mut names = table.entries().map(|(name, _)| name);
     if provider.is_none() && names.any(|name| special_key(table, provider, name).is_some()) {
         // Not a model but the first half of its name: what it lacks stands in the other half.
@@ -160,7 +172,8 @@ fn special_key(
         return Some((message, format!("take `{unknown}` out")));
     }
     let dotted = table.get(unknown).is_some_and(|node| is_table(&node.value));
-    let likely_typo = nearest(unknown, MODEL.iter().map(|key| key.name)).is_some();
+    let known = MODEL.iter().chain(LOCAL).map(|key| key.name);
+    let likely_typo = nearest(unknown, known).is_some();
     if dotted && !likely_typo {
         let own = table.path.rsplit('.').next().unwrap_or_default();
         return Some((
@@ -171,6 +184,58 @@ fn special_key(
         ));
     }
     None
+}
+
+/// How answers are sampled, said in a place where it means nothing.
+fn misplaced_sampling(
+    table: &Table<'_>,
+    provider: Option<&str>,
+    unknown: &str,
+) -> Option<(String, String)> {
+    let is_setting = SAMPLING.iter().any(|key| key.name == unknown);
+    match provider {
+        Some("local") if is_setting => {
+            let value = table.get(unknown).map(|node| node.value.shown());
+            Some((
+                format!("`{unknown}` stands alone, expected it in the table `sampling`"),
+                format!(
+                    "write `sampling = {{ {unknown} = {} }}`",
+                    value.unwrap_or_default()
+                ),
+            ))
+        }
+        None if unknown == "sampling" => Some((
+            "`sampling` is for `provider = \"local\"`, and this model has no provider".to_owned(),
+            "write `provider = \"local\"` if it runs on this machine".to_owned(),
+        )),
+        Some("openai") if is_setting || unknown == "sampling" => Some((
+            format!("`{unknown}` is for `provider = \"local\"`, and this model is a server's"),
+            "what plugins do not ask for goes into `extra_body`, in the server's own names, such as \
+             `extra_body = { top_k = 40 }`"
+                .to_owned(),
+        )),
+        _ => None,
+    }
+}
+
+fn sampling_of(table: &Table<'_>) -> Sampling {
+    table.refuse_unknown();
+    let share = |name, zero| {
+        table.number(name, zero).filter(|number| {
+            if *number > 1.0 {
+                let message = format!("`{name}` is {number}, expected at most 1");
+                table.bad_value(name, message);
+            }
+            *number <= 1.0
+        })
+    };
+    Sampling {
+        temperature: table.number("temperature", Zero::Allowed),
+        top_p: share("top_p", Zero::Refused),
+        top_k: table.whole32("top_k", 1),
+        min_p: share("min_p", Zero::Allowed),
+        repetition_penalty: table.number("repetition_penalty", Zero::Refused),
+    }
 }
 
 fn openai(table: &Table<'_>, secrets: &[Secret]) -> Option<OpenAi> {
@@ -301,6 +366,14 @@ fn is_date(text: &str) -> bool {
 }
 
 fn local(table: &Table<'_>) -> Option<Local> {
+    let sampling = table.table("sampling", SAMPLING);
+    let sampling = sampling.map_or_else(Sampling::default, |table| sampling_of(&table));
+    let model = local_source(table)?;
+    Some(Local { model, sampling })
+}
+
+/// Where a local model comes from.
+fn local_source(table: &Table<'_>) -> Option<String> {
     let written = table.string("model")?;
     if let Some(name) = written.strip_prefix("embedded:") {
         if !EMBEDDED.contains(&name) {
@@ -310,9 +383,7 @@ fn local(table: &Table<'_>) -> Option<Local> {
             table.problem("model", message, known);
             return None;
         }
-        return Some(Local {
-            model: written.to_owned(),
-        });
+        return Some(written.to_owned());
     }
     if let Some(name) = written.strip_prefix("hf:") {
         if !is_hub_name(name) {
@@ -326,15 +397,11 @@ fn local(table: &Table<'_>) -> Option<Local> {
             );
             return None;
         }
-        return Some(Local {
-            model: written.to_owned(),
-        });
+        return Some(written.to_owned());
     }
     let path = beside_manifest(table, written);
     if path.exists() {
-        return Some(Local {
-            model: path.display().to_string(),
-        });
+        return Some(path.display().to_string());
     }
     let help = if is_hub_name(written) && !written.ends_with(".gguf") {
         format!("write `model = \"hf:{written}\"` for the model of that name on Hugging Face's hub")

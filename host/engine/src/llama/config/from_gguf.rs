@@ -66,14 +66,22 @@ impl LlamaConfig {
         let rope_scaling = match file.string("llama.rope.scaling.type").as_deref() {
             None | Some("none") => match file.rope_frequency_factors()? {
                 None => RopeScaling::None,
-                Some(factors) => llama3_from_factors(&factors, head_dim, rope_theta)
-                    .unwrap_or_else(|| {
-                        problems.push(
-                            "the tensor rope_freqs.weight does not follow Llama 3.1's rule"
-                                .to_owned(),
-                        );
-                        RopeScaling::None
-                    }),
+                Some(factors) => {
+                    let candidates = match written_llama3(file) {
+                        Some(written) => vec![written],
+                        None => published_llama3(&factors),
+                    };
+                    candidates
+                        .into_iter()
+                        .find(|scaling| gives(*scaling, &factors, head_dim, rope_theta))
+                        .unwrap_or_else(|| {
+                            problems.push(
+                                "the tensor rope_freqs.weight does not follow Llama 3.1's rule; convert the model's Hugging Face folder, whose config.json has the rule's parameters"
+                                    .to_owned(),
+                            );
+                            RopeScaling::None
+                        })
+                }
             },
             Some("linear") => RopeScaling::Linear {
                 factor: file.float("llama.rope.scaling.factor").unwrap_or(1.0),
@@ -126,25 +134,49 @@ impl LlamaConfig {
     }
 }
 
-/// Llama 3.1's parameters behind the per-frequency divisors that GGUF stores, if there are any.
-///
-/// The converter keeps only the divisors. All published models use 1 and 4 as the frequency
-/// factors and 8192 as the original length; the largest divisor is the factor itself.
-fn llama3_from_factors(factors: &[f32], head_dim: usize, rope_theta: f64) -> Option<RopeScaling> {
-    let scaling = RopeScaling::Llama3 {
+/// Metadata keys of our own for Llama 3.1's parameters: llama.cpp's converter keeps only what each frequency is
+/// divided by, from which they cannot be told in general. Other programs pass over unknown keys.
+pub(in crate::llama) const LLAMA3_KEYS: [&str; 4] = [
+    "pacos.rope.llama3.factor",
+    "pacos.rope.llama3.low_freq_factor",
+    "pacos.rope.llama3.high_freq_factor",
+    "pacos.rope.llama3.original_max_position_embeddings",
+];
+
+/// The parameters in keys of our own.
+fn written_llama3(file: &GgufFile) -> Option<RopeScaling> {
+    let [factor, low, high, original] = LLAMA3_KEYS;
+    let number = |key| file.float(key).map(shortest_decimal);
+    Some(RopeScaling::Llama3 {
+        factor: number(factor)?,
+        low_freq_factor: number(low)?,
+        high_freq_factor: number(high)?,
+        original_max_position_embeddings: usize::try_from(file.integer(original)?).ok()?,
+    })
+}
+
+/// The parameters of published models that may be behind divisors: all use 1 and 4 as the frequency factors, and
+/// a power of two as the original length, mostly 8192; the largest divisor is the factor itself.
+fn published_llama3(factors: &[f32]) -> Vec<RopeScaling> {
+    let lengths = std::iter::once(8192).chain((10..=20).map(|power| 1 << power));
+    let of_length = |original_max_position_embeddings| RopeScaling::Llama3 {
         factor: f64::from(factors.iter().copied().fold(1.0, f32::max)),
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
-        original_max_position_embeddings: 8192,
+        original_max_position_embeddings,
     };
+    lengths.map(of_length).collect()
+}
+
+/// Whether a scaling divides the frequencies by these numbers.
+fn gives(scaling: RopeScaling, factors: &[f32], head_dim: usize, rope_theta: f64) -> bool {
     let plain = inverse_frequencies(head_dim, rope_theta, RopeScaling::None);
     let scaled = inverse_frequencies(head_dim, rope_theta, scaling);
-    let agrees = factors.len() == plain.len()
+    factors.len() == plain.len()
         && factors
             .iter()
             .zip(plain.iter().zip(&scaled))
-            .all(|(found, (p, s))| (f64::from(*found) - p / s).abs() <= 1e-3 * (p / s));
-    agrees.then_some(scaling)
+            .all(|(found, (p, s))| (f64::from(*found) - p / s).abs() <= 1e-3 * (p / s))
 }
 
 fn shortest_decimal(value: f64) -> f64 {

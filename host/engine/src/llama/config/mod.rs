@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+pub(super) use from_gguf::LLAMA3_KEYS;
+
 use crate::llama::gguf::{GgufError, GgufFile};
 
 /// Shape and constants of a LLaMA-family decoder.

@@ -12,7 +12,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 
 use self::gguf_writer::{TensorInfo, Value, write_header, write_tensor};
-use super::config::{LlamaConfig, RopeScaling};
+use super::config::{LLAMA3_KEYS, LlamaConfig, RopeScaling};
 use super::durable;
 use super::gguf::{gguf_name, to_gguf_layout};
 use super::rope::inverse_frequencies;
@@ -123,13 +123,15 @@ pub enum ConvertError {
         /// What is unknown.
         reason: String,
     },
-    /// The file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    /// The file or folder cannot be written.
+    #[error("cannot write {}: {source}; {kept}. Make room there, or name another place", path.display())]
     Write {
-        /// The file.
+        /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
+        /// What could not be written, and what the operating system said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What is there now.
+        kept: Kept,
     },
     /// A tensor cannot be converted.
     #[error("tensor {name}: {source}")]
@@ -139,6 +141,24 @@ pub enum ConvertError {
         /// candle's words.
         source: candle_core::Error,
     },
+}
+
+/// What stands at the place of a model that could not be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// What was there before, if anything.
+    Nothing,
+    /// A folder with files of the model before and of the new one.
+    Mixed,
+}
+
+impl std::fmt::Display for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kept::Nothing => "nothing of it was kept, and nothing was overwritten",
+            Kept::Mixed => "the folder is not whole, and can be deleted",
+        })
+    }
 }
 
 impl From<SourceError> for ConvertError {
@@ -235,19 +255,39 @@ pub fn to_gguf(
     }
     written.map_err(|source| ConvertError::Write {
         path: out.to_owned(),
-        source,
+        source: source.into(),
+        kept: Kept::Nothing,
     })
 }
 
-/// Writes a model as a Hugging Face folder, its weights as `dtype`.
+/// Writes a model as a Hugging Face folder, its weights as `dtype`. The folder appears when it is
+/// whole; in one that is there already the model's files are replaced then, and others stay.
 ///
 /// # Errors
 /// When the model cannot be read or the folder not be written.
 pub fn to_folder(model: &LocalModel, out: &Path, dtype: DType) -> Result<(), ConvertError> {
     let (config, tokenizer) = model.shape()?;
     let weights = Weights::load_as(&model.path, &config, dtype)?;
-    Ok(save_hf(out, &config, &tokenizer, &weights, dtype)?)
+    durable::folder_with(out, &REPLACED, |folder| {
+        save_hf(folder, &config, &tokenizer, &weights, dtype).map_err(Into::into)
+    })
+    .map_err(|error| ConvertError::Write {
+        path: out.to_owned(),
+        kept: match error.is_mixed {
+            false => Kept::Nothing,
+            true => Kept::Mixed,
+        },
+        source: error.source,
+    })
 }
+
+/// What a model that was in a folder before may leave there to be taken for a part of the new one.
+const REPLACED: [&str; 4] = [
+    "config.json",
+    "chat_template.jinja",
+    "model.safetensors",
+    "model.safetensors.index.json",
+];
 
 /// A tensor's elements as they stand in the file.
 fn elements(
@@ -295,9 +335,27 @@ fn architecture(config: &LlamaConfig, kind: GgufType, out: &Path) -> Vec<(String
         ("llama.rope.dimension_count", count(config.head_dim)),
         ("llama.rope.freq_base", Value::F32(config.rope_theta as f32)),
     ];
-    if let RopeScaling::Linear { factor } = config.rope_scaling {
-        metadata.push(("llama.rope.scaling.type", Value::String("linear".into())));
-        metadata.push(("llama.rope.scaling.factor", Value::F32(factor as f32)));
+    match config.rope_scaling {
+        RopeScaling::None => {}
+        RopeScaling::Linear { factor } => {
+            metadata.push(("llama.rope.scaling.type", Value::String("linear".into())));
+            metadata.push(("llama.rope.scaling.factor", Value::F32(factor as f32)));
+        }
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => {
+            let numbers = [factor, low_freq_factor, high_freq_factor];
+            let values = numbers.map(|number| Value::F32(number as f32));
+            let length = count(original_max_position_embeddings);
+            metadata.extend(
+                LLAMA3_KEYS
+                    .into_iter()
+                    .zip(values.into_iter().chain([length])),
+            );
+        }
     }
     let metadata = metadata.into_iter();
     metadata

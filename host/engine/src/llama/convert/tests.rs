@@ -67,6 +67,15 @@ fn a_model_comes_back_from_gguf_as_it_was() {
             },
             ..test_model::config()
         },
+        LlamaConfig {
+            rope_scaling: RopeScaling::Llama3 {
+                factor: 32.5,
+                low_freq_factor: 1.3,
+                high_freq_factor: 5.0,
+                original_max_position_embeddings: 3000,
+            },
+            ..test_model::config()
+        },
     ]
     .into_iter()
     .enumerate()
@@ -90,6 +99,34 @@ fn a_model_comes_back_from_gguf_as_it_was() {
         let again = folder.path().join(format!("{n}-again"));
         to_folder(&local(&file), &again, DType::F32).unwrap();
         assert_eq!(difference(&before, &opened(&again)), 0.0);
+    }
+}
+
+#[test]
+fn the_divisors_alone_tell_llama_3_scaling_of_other_lengths() {
+    // As llama.cpp's converter writes it: without the keys of ours.
+    let folder = tempfile::tempdir().unwrap();
+    for length in [2048, 4096, 8192, 16384] {
+        let config = LlamaConfig {
+            head_dim: 64,
+            rope_theta: 500_000.0,
+            rope_scaling: RopeScaling::Llama3 {
+                factor: 8.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_max_position_embeddings: length,
+            },
+            ..test_model::config()
+        };
+        let there = model(&folder.path().join(length.to_string()), config.clone());
+        let file = folder.path().join(format!("{length}.gguf"));
+        to_gguf(&there, &file, GgufType::F32, &mut |_| {}).unwrap();
+        let mut bytes = std::fs::read(&file).unwrap();
+        let key = b"pacos.rope.llama3.factor";
+        let at = bytes.windows(key.len()).position(|found| found == key);
+        bytes[at.unwrap()] = b'q';
+        std::fs::write(&file, bytes).unwrap();
+        assert_eq!(LlamaConfig::load(&file).unwrap(), config);
     }
 }
 
@@ -172,8 +209,53 @@ fn a_file_that_cannot_be_written_leaves_nothing() {
     std::fs::write(&weights, &bytes[..bytes.len() - 1]).unwrap();
     let file = folder.path().join("cut.gguf");
     assert!(to_gguf(&there, &file, GgufType::F16, &mut |_| {}).is_err());
+    let out = folder.path().join("cut");
+    assert!(to_folder(&there, &out, DType::F16).is_err());
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(left.len(), 1);
+}
+
+#[test]
+fn a_folder_is_replaced_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let there = model(&folder.path().join("model"), test_model::config());
+    let other = LlamaConfig {
+        num_hidden_layers: 1,
+        ..test_model::config()
+    };
+    let out = folder.path().join("out");
+    model(&out, other.clone());
+    std::fs::write(out.join("README.md"), "mine").unwrap();
+    // What a model in shards, with a template in a file of its own, leaves.
+    std::fs::write(out.join("model.safetensors.index.json"), "{}").unwrap();
+    std::fs::write(out.join("chat_template.jinja"), "old").unwrap();
+    to_folder(&there, &out, DType::F32).unwrap();
+    assert_eq!(difference(&opened(&there.path), &opened(&out)), 0.0);
+    assert_eq!(opened(&out).config, opened(&there.path).config);
+    assert!(!out.join("model.safetensors.index.json").exists());
+    assert!(!out.join("chat_template.jinja").exists());
+    assert_eq!(
+        std::fs::read_to_string(out.join("README.md")).unwrap(),
+        "mine"
+    );
+    // A place where no folder can come to stand.
+    let taken = folder.path().join("taken");
+    std::fs::write(&taken, "a file").unwrap();
+    let error = to_folder(&there, &taken, DType::F32).unwrap_err();
+    let told = error.to_string();
+    assert!(
+        told.ends_with(
+            "; nothing of it was kept, and nothing was overwritten. Make room there, or name another place"
+        ),
+        "{told}"
+    );
+    assert_eq!(std::fs::read_to_string(&taken).unwrap(), "a file");
+    let mut left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["model", "out", "taken"]);
 }
 
 fn tokenizer(json: &Json) -> Tokenizer {

@@ -106,7 +106,7 @@ pub enum SourceError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// Configuration and tokenizer do not belong together.
-    #[error("{}: the tokenizer has {tokens} tokens, the model only {rows} embedding rows; they are not of one model", path.display())]
+    #[error("{}: the tokenizer has {tokens} tokens, the model only {rows} embedding rows; they are not of one model; take the tokenizer's files from where the weights came from", path.display())]
     TokenizerTooLarge {
         /// The model.
         path: PathBuf,

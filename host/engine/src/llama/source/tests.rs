@@ -72,7 +72,7 @@ fn a_tokenizer_of_another_model_is_refused() {
     model.save_hf(folder.path(), DType::F32).unwrap();
     let error = open(&ModelSource::Path(folder.path().to_owned()), &mut |_| {});
     assert!(error.err().unwrap().to_string().ends_with(
-        "the tokenizer has 265 tokens, the model only 200 embedding rows; they are not of one model"
+        "the tokenizer has 265 tokens, the model only 200 embedding rows; they are not of one model; take the tokenizer's files from where the weights came from"
     ));
 }
 

@@ -1,5 +1,7 @@
 //! Chat templates: the Jinja programs that models carry, run by minijinja as transformers runs them.
 
+use std::borrow::Cow;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
@@ -50,7 +52,7 @@ pub(super) fn render(
         .collect();
     let token = |name: &str| tokenizer.special_token(name).unwrap_or_default().to_owned();
     environment
-        .template_from_str(template)
+        .template_from_str(&without_generation_tags(template))
         .and_then(|template| {
             template.render(context! {
                 messages,
@@ -64,6 +66,33 @@ pub(super) fn render(
             })
         })
         .map_err(failed)
+}
+
+/// transformers' own tag `generation` marks the assistant's words for masks of training labels; to the text
+/// it is a block with a scope of its own, as Jinja's `with` is.
+///
+/// Reference: <https://huggingface.co/docs/transformers/chat_templating_writing>.
+fn without_generation_tags(template: &str) -> Cow<'_, str> {
+    const TAGS: [(&str, &str); 2] = [("generation", "with"), ("endgeneration", "endwith")];
+    if !template.contains("endgeneration") {
+        return Cow::Borrowed(template);
+    }
+    let mut out = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start + 2);
+        out.push_str(before);
+        rest = tag;
+        let Some(end) = tag.find("%}") else { break };
+        let written = &tag[..end];
+        let word = written.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        if let Some((_, meant)) = TAGS.iter().find(|(name, _)| *name == word) {
+            out.push_str(&written.replace(word, meant));
+            rest = &tag[end..];
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 /// transformers replaces Jinja's `tojson`, which escapes for HTML, by plain JSON; so does this.

@@ -265,6 +265,28 @@ fn chat_templates_run_as_in_transformers() {
 }
 
 #[test]
+fn generation_blocks_of_transformers_are_rendered_as_what_they_hold() {
+    let template = "{% for message in messages %}
+{%- if message.role == 'assistant' %}
+a:
+{%- generation -%}
+{% set text = message.content %} {{ text }}
+  {%  endgeneration  +%}
+ end{{ text }} {% else %}{{ message.content }}; {% endif %}
+{% endfor %}{% if add_generation_prompt %}{% generation %}a: {% endgeneration %}{% endif %}";
+    let tokenizer = with_template(template);
+    let messages = [
+        ChatMessage::new("user", "one"),
+        ChatMessage::new("assistant", "two"),
+    ];
+    assert_eq!(
+        tokenizer.apply_chat_template(&messages, true).unwrap(),
+        // What transformers 5.23 renders.
+        "one; a: two\n\n end a: "
+    );
+}
+
+#[test]
 fn a_model_without_template_says_so() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
