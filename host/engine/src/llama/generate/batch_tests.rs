@@ -221,7 +221,7 @@ fn a_request_that_never_fits_is_refused_and_an_open_one_ends_where_memory_does()
         let refused = engine.complete(request.clone()).await.unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "the request needs 147456 bytes for the keys and values of 129 tokens; this engine may use 98304 (kv_cache_bytes); shorten the prompt, lower max_tokens or raise the limit"
+            "the request needs 73728 bytes for the keys and values of 129 tokens; this engine may use 49152 (kv_cache_bytes); shorten the prompt, lower max_tokens or raise the limit"
         );
         assert!(matches!(refused, GenerateError::TooLarge { .. }));
         let (prompt, answer): (Vec<u32>, Vec<u32>) = ((10..50).collect(), (60..150).collect());
