@@ -40,6 +40,7 @@ fn measure(what: &str, model: &str) {
         prefill_chunk: 512,
         shared_prefix_tokens: 0,
         context_length: Some(1024),
+        kv_cache_bytes: None,
         threads: Some(THREADS),
     };
     let engine = Engine::start(model, options).expect("the model can be started");

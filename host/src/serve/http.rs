@@ -55,6 +55,11 @@ impl From<GenerateError> for Refusal {
                 code: "model_stopped",
                 message,
             },
+            GenerateError::NotFinite { .. } => Self {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                code: "model_not_finite",
+                message,
+            },
             _ => Self::bad("invalid_value", message),
         }
     }

@@ -1,5 +1,6 @@
 //! The engine: a model with its decoding thread, asked from any number of tasks.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -9,19 +10,24 @@ use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use super::constraint::ConstraintCompiler;
 use super::forward::Decoder;
-use super::kernel::Instructions;
+use super::kernel::{Instructions, PAGE_POSITIONS, PagePool};
+use super::kv_cache::{KvCacheUsage, pages_of};
 use super::model::InferenceModel;
 use super::request::{
     Completion, CompletionRequest, Constraint, GenerateError, LogLikelihood, Prompt,
 };
-use super::scheduler::{self, Job, Work, Writing};
+use super::scheduler::Scheduler;
+use super::sequence::{Job, Work};
+use super::writing::{ModelFacts, Writing};
 use crate::llama::config::LlamaConfig;
 use crate::llama::tokenizer::Tokenizer;
+use crate::trainer::memory::available_bytes;
 
-/// How an engine spends memory and processors. No setting changes what a request is answered.
+/// How an engine spends memory and processors. No setting changes what a request is answered, but for
+/// those that bound its length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// Requests decoded at once; others wait in order. Bounds the memory of keys and values.
+    /// Requests decoded at once; others wait in order.
     pub max_batch: usize,
     /// Prompt tokens read in one turn, beside the tokens being generated.
     pub prefill_chunk: usize,
@@ -30,6 +36,14 @@ pub struct EngineOptions {
     pub shared_prefix_tokens: usize,
     /// Longest sequence, in tokens; the model's own limit where absent or smaller.
     pub context_length: Option<usize>,
+    /// Most bytes of keys and values, of running requests and kept beginnings together. Where absent, half of
+    /// the memory that is free once the weights are in place, but enough for one request of the context
+    /// length; where the free memory is not known, enough for `max_batch` of them.
+    ///
+    /// When it is full, kept beginnings go first, then waiting requests wait on, then the youngest running
+    /// request is put back and computed again later, with the same answer. A request that does not fit
+    /// alone is refused ([`GenerateError::TooLarge`]).
+    pub kv_cache_bytes: Option<u64>,
     /// Threads; one a processor where absent.
     pub threads: Option<usize>,
 }
@@ -41,6 +55,7 @@ impl Default for EngineOptions {
             prefill_chunk: 128,
             shared_prefix_tokens: 4096,
             context_length: None,
+            kv_cache_bytes: None,
             threads: None,
         }
     }
@@ -58,6 +73,8 @@ struct Inner {
     identity: String,
     context: usize,
     numeric_path: String,
+    pages: Arc<PagePool>,
+    preemptions: Arc<AtomicU64>,
     compiler: OnceLock<Result<ConstraintCompiler, String>>,
     jobs: Mutex<Option<Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -80,7 +97,8 @@ impl Engine {
     ///
     /// Memory: matrices in f16, bf16 and a GGUF file's `Q4_0`, `Q4_1` and `Q8_0` as they are there; 6 bits a
     /// parameter for `Q4_K`, 8.5 for `Q5_0`, 9 for `Q5_1`, 10 for `Q5_K` and `Q6_K`; 4 bytes a parameter of all others;
-    /// and [`Engine::kv_bytes_per_token`] for every token of the requests being decoded or kept to be shared.
+    /// and [`Engine::kv_bytes_per_token`] for every token of the requests being decoded or kept to be shared, in
+    /// pages of 64 tokens, up to [`EngineOptions::kv_cache_bytes`].
     pub fn start(
         model: impl Into<InferenceModel>,
         options: EngineOptions,
@@ -114,16 +132,30 @@ impl Engine {
             Instructions::Avx512 | Instructions::Avx2 => "f32 fused-multiply-add v1",
             Instructions::Portable => "f32 multiply-then-add v1",
         };
+        let one_request = pages_of(context) * decoder.page_pool(0).page_bytes();
+        let limit = options.kv_cache_bytes.unwrap_or_else(|| {
+            default_kv_cache_bytes(available_bytes(), one_request as u64, options.max_batch)
+        });
+        let pages = decoder.page_pool(usize::try_from(limit).unwrap_or(usize::MAX));
+        let preemptions = Arc::new(AtomicU64::new(0));
         let tokenizer = Arc::new(tokenizer);
         let (sender, receiver) = mpsc::channel();
         let thread = {
             let (tokenizer, eos) = (tokenizer.clone(), config.eos_token_ids.clone());
             let vocab_size = config.vocab_size;
+            let (pages, preemptions) = (pages.clone(), preemptions.clone());
             std::thread::Builder::new()
                 .name("llama".to_owned())
                 .spawn(move || {
                     pool.install(move || {
-                        scheduler::run(&decoder, &tokenizer, &eos, vocab_size, &options, &receiver);
+                        let model = ModelFacts {
+                            tokenizer: &tokenizer,
+                            eos_token_ids: &eos,
+                            vocab_size,
+                            instructions: decoder.instructions(),
+                        };
+                        Scheduler::new(&decoder, model, &options, &pages, &preemptions)
+                            .run(&receiver);
                     });
                 })
                 .map_err(|e| start(e.to_string()))?
@@ -135,6 +167,8 @@ impl Engine {
                 identity,
                 context,
                 numeric_path: numeric_path.to_owned(),
+                pages,
+                preemptions,
                 compiler: OnceLock::new(),
                 jobs: Mutex::new(Some(sender)),
                 thread: Mutex::new(Some(thread)),
@@ -173,6 +207,18 @@ impl Engine {
         config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4
     }
 
+    /// What keys and values take, and may take.
+    pub fn kv_cache(&self) -> KvCacheUsage {
+        let pages = &self.inner.pages;
+        let bytes = |count: usize| (count * pages.page_bytes()) as u64;
+        KvCacheUsage {
+            bytes: bytes(pages.alive()),
+            peak_bytes: bytes(pages.most()),
+            limit_bytes: pages.limit_bytes() as u64,
+            preemptions: self.inner.preemptions.load(Ordering::Relaxed),
+        }
+    }
+
     /// The tokens of a prompt, as the model will read them.
     pub fn prompt_tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, GenerateError> {
         let tokenizer = &self.inner.tokenizer;
@@ -207,7 +253,10 @@ impl Engine {
         let tokens = self.prompt_tokens(&request.prompt)?;
         self.check(&tokens, &[])?;
         let room = self.inner.context - tokens.len().min(self.inner.context);
-        let max_tokens = request.max_tokens.unwrap_or(room.max(1));
+        // The last token is never fed.
+        let fits = self.inner.pages.limit() * PAGE_POSITIONS + 1;
+        let fits = fits.saturating_sub(tokens.len());
+        let max_tokens = request.max_tokens.unwrap_or(room.min(fits).max(1));
         if max_tokens > room {
             return Err(GenerateError::TooLong {
                 prompt: tokens.len(),
@@ -215,6 +264,7 @@ impl Engine {
                 context: self.inner.context,
             });
         }
+        self.check_room(tokens.len() + max_tokens - 1)?;
         let matcher = request
             .constraint
             .as_ref()
@@ -249,6 +299,7 @@ impl Engine {
                 context: self.inner.context,
             });
         }
+        self.check_room(prompt_tokens.len() + answer_tokens.len() - 1)?;
         let (reply, answer) = oneshot::channel();
         self.send(Job {
             tokens: [prompt_tokens, answer_tokens].concat(),
@@ -258,7 +309,7 @@ impl Engine {
                 reply: Some(reply),
             },
         })?;
-        answer.await.map_err(|_| GenerateError::Stopped)
+        answer.await.map_err(|_| GenerateError::Stopped)?
     }
 
     fn check(&self, prompt: &[u32], answer: &[u32]) -> Result<(), GenerateError> {
@@ -277,6 +328,19 @@ impl Engine {
                 vocab_size,
             }),
         }
+    }
+
+    /// Whether keys and values of so many tokens ever fit, with no other request's beside them.
+    fn check_room(&self, tokens: usize) -> Result<(), GenerateError> {
+        let pages = &self.inner.pages;
+        if pages_of(tokens) <= pages.limit() {
+            return Ok(());
+        }
+        Err(GenerateError::TooLarge {
+            tokens,
+            needed: (pages_of(tokens) * pages.page_bytes()) as u64,
+            allowed: pages.limit_bytes() as u64,
+        })
     }
 
     fn compile(&self, constraint: &Constraint) -> Result<Matcher, GenerateError> {
@@ -299,5 +363,25 @@ impl Engine {
         let jobs = self.inner.jobs.lock().map_err(|_| GenerateError::Stopped)?;
         let jobs = jobs.as_ref().ok_or(GenerateError::Stopped)?;
         jobs.send(job).map_err(|_| GenerateError::Stopped)
+    }
+}
+
+/// [`EngineOptions::kv_cache_bytes`] where it is absent.
+fn default_kv_cache_bytes(available: Option<u64>, one_request: u64, max_batch: usize) -> u64 {
+    match available {
+        Some(available) => one_request.max(available / 2),
+        None => one_request.saturating_mul(max_batch as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::default_kv_cache_bytes;
+
+    #[test]
+    fn half_of_the_free_memory_is_for_keys_and_values_and_one_request_always_fits() {
+        assert_eq!(default_kv_cache_bytes(Some(1000), 10, 4), 500);
+        assert_eq!(default_kv_cache_bytes(Some(1000), 700, 4), 700);
+        assert_eq!(default_kv_cache_bytes(None, 700, 4), 2800);
     }
 }

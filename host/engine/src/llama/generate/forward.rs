@@ -1,10 +1,14 @@
 //! The forward pass of a LLaMA decoder over rows of several sequences at once.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::kernel::{
-    AttentionShape, Instructions, LayerCache, PackedMatrix, add, attend, rms_norm, swiglu,
+    AttentionShape, Instructions, PackedMatrix, Page, PagePool, PageShape, add, attend, rms_norm,
+    swiglu,
 };
+use super::kv_cache::KvCache;
 use super::model::StoredWeights;
 use crate::llama::config::LlamaConfig;
 use crate::llama::rope::RopeTable;
@@ -29,31 +33,6 @@ struct Layer {
     feed_forward_norm: Vec<f32>,
     gate_up: PackedMatrix,
     down: PackedMatrix,
-}
-
-/// The cached keys and values of one sequence.
-pub(super) struct KvCache {
-    layers: Vec<LayerCache>,
-    positions: usize,
-}
-
-impl KvCache {
-    /// Tokens that have passed through the model.
-    pub(super) fn positions(&self) -> usize {
-        self.positions
-    }
-
-    /// A copy of what the first tokens left.
-    pub(super) fn prefix(&self, positions: usize) -> Self {
-        Self {
-            layers: self
-                .layers
-                .iter()
-                .map(|layer| layer.prefix(positions))
-                .collect(),
-            positions,
-        }
-    }
 }
 
 /// The next tokens of one sequence.
@@ -130,22 +109,27 @@ impl Decoder {
         self.with
     }
 
+    /// A pool of pages for keys and values of this model, of no more than `limit_bytes` together.
+    pub(super) fn page_pool(&self, limit_bytes: usize) -> Arc<PagePool> {
+        let shape = PageShape {
+            layers: self.layers.len(),
+            attention: self.shape,
+        };
+        PagePool::new(shape, limit_bytes)
+    }
+
+    /// An empty cache whose pages nothing bounds.
+    #[cfg(test)]
     pub(super) fn new_cache(&self) -> KvCache {
-        KvCache {
-            layers: self
-                .layers
-                .iter()
-                .map(|_| LayerCache::new(self.shape))
-                .collect(),
-            positions: 0,
-        }
+        KvCache::new(&self.page_pool(usize::MAX))
     }
 
     /// Runs the next tokens of several sequences. Returns the logits asked for, `[rows, vocab_size]`, in the
     /// order of the steps and their tokens.
     ///
     /// # Panics
-    /// If a token is outside the vocabulary or a position past the context; the engine checks both.
+    /// If a token is outside the vocabulary or a position past the context, which the engine checks; if
+    /// a cache's pool has no room for the tokens, which the scheduler makes first.
     pub(super) fn forward(&self, steps: &mut [Step<'_>]) -> Vec<f32> {
         let (config, with) = (&self.config, self.with);
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
@@ -153,12 +137,16 @@ impl Decoder {
         let keys = self.shape.key_value_heads * self.shape.head_dim;
         let eps = config.rms_norm_eps as f32;
 
+        for step in steps.iter_mut() {
+            let room = step.cache.reserve(step.tokens.len());
+            assert!(room, "the scheduler makes room before tokens are fed");
+        }
         // For each row: its step and its position in that step's sequence.
         let places: Vec<(usize, usize)> = steps
             .iter()
             .enumerate()
             .flat_map(|(number, step)| {
-                let first = step.cache.positions;
+                let first = step.cache.positions();
                 (0..step.tokens.len()).map(move |offset| (number, first + offset))
             })
             .collect();
@@ -183,18 +171,17 @@ impl Decoder {
                 for head in rotated.chunks_exact_mut(self.shape.head_dim) {
                     self.rope.rotate(head, *position);
                 }
-                steps[*step].cache.layers[number].push(&rotated[queries..], value);
+                let cache = &mut steps[*step].cache;
+                cache.write(number, *position, &rotated[queries..], value);
             }
-            let caches: Vec<&LayerCache> = steps
-                .iter()
-                .map(|step| &step.cache.layers[number])
-                .collect();
+            let caches: Vec<&[Arc<Page>]> = steps.iter().map(|step| step.cache.pages()).collect();
             attention
                 .par_chunks_exact_mut(queries)
                 .zip(qkv.par_chunks_exact(queries + 2 * keys))
                 .zip(&places)
                 .for_each(|((out, row), (step, position))| {
-                    attend(&row[..queries], caches[*step], position + 1, out, with);
+                    let pages = caches[*step];
+                    attend(&row[..queries], pages, number, position + 1, out, with);
                 });
             layer
                 .attention_output
@@ -211,7 +198,7 @@ impl Decoder {
         let mut wanted = Vec::new();
         let mut row = 0;
         for step in steps {
-            step.cache.positions += step.tokens.len();
+            step.cache.advance(step.tokens.len());
             row += step.tokens.len();
             wanted.extend_from_slice(&x[(row - step.logits) * hidden..row * hidden]);
         }

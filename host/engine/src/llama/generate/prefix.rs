@@ -4,9 +4,9 @@
 
 use std::collections::VecDeque;
 
-use super::forward::KvCache;
+use super::kv_cache::KvCache;
 
-/// Tokens in common below which a copy is not worth its while.
+/// Tokens in common below which sharing, which may copy a page, is not worth its while.
 pub(super) const WORTH_SHARING: usize = 16;
 
 /// How many tokens two sequences have in common at their beginning.
@@ -43,6 +43,11 @@ impl Ended {
         while self.kept.iter().map(|(kept, _)| kept.len()).sum::<usize>() > self.limit {
             self.kept.pop_front();
         }
+    }
+
+    /// Gives up the oldest kept sequence, and with it the pages that no other holds; says whether there was one.
+    pub(super) fn drop_oldest(&mut self) -> bool {
+        self.kept.pop_front().is_some()
     }
 
     /// The kept sequence that has most of `tokens` in common, and how many.

@@ -36,7 +36,8 @@ pub enum Constraint {
 pub struct CompletionRequest {
     /// What to continue.
     pub prompt: Prompt,
-    /// Most tokens to generate, the end token included; up to the context's end where absent.
+    /// Most tokens to generate, the end token included; up to the context's end where absent, or as many as
+    /// the engine's limit on keys and values leaves room for.
     pub max_tokens: Option<usize>,
     /// Divides the logits; 0 takes the likeliest token.
     pub temperature: f32,
@@ -210,6 +211,26 @@ pub enum GenerateError {
         answer: usize,
         /// Tokens that fit.
         context: usize,
+    },
+    /// Keys and values for which the engine may never use so much memory.
+    #[error(
+        "the request needs {needed} bytes for the keys and values of {tokens} tokens; this engine may use {allowed} (kv_cache_bytes); shorten the prompt, lower max_tokens or raise the limit"
+    )]
+    TooLarge {
+        /// Tokens whose keys and values the request needs: all but the last.
+        tokens: usize,
+        /// Bytes that they take, in whole pages.
+        needed: u64,
+        /// Bytes that the engine may use.
+        allowed: u64,
+    },
+    /// The model computed NaN or infinity. Not the request's fault.
+    #[error(
+        "the model's logits after token {position} (counted from 0) are not finite: its weights hold numbers that are not finite, or the arithmetic overflowed; check the model's files, and convert or train it again"
+    )]
+    NotFinite {
+        /// Which of the prompt's and answer's tokens, counted from 0.
+        position: usize,
     },
     /// The constraint cannot be compiled, or cannot be followed.
     #[error("the constraint cannot be used: {0}")]

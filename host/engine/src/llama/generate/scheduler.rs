@@ -2,383 +2,238 @@
 //!
 //! Each turn feeds one token of every sequence that is generating, and a share of the prompts of those
 //! that are not there yet. Requests enter and leave between turns (Yu et al., Orca, OSDI 2022).
+//!
+//! Pages of keys and values are taken as sequences grow. Where none is free, kept beginnings of ended
+//! requests go first; then waiting requests are not admitted; then the youngest running one is put back
+//! and computed again later, as vLLM does (Kwon et al., arXiv 2309.06180, section 4.5). The oldest always
+//! goes on, since one request alone fits: the engine refuses others.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 
-use llguidance::Matcher;
 use rayon::prelude::*;
-use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use super::engine::EngineOptions;
-use super::forward::{Decoder, KvCache, Step};
-use super::kernel::{Instructions, log_sum_exp};
+use super::forward::{Decoder, Step};
+use super::kernel::{PAGE_POSITIONS, PagePool};
 use super::prefix::{Ended, WORTH_SHARING, common};
-use super::request::{
-    Completion, CompletionRequest, FinishReason, GenerateError, LogLikelihood, TokenLogProb,
-};
-use super::sampler::{Sampler, penalize, top};
-use super::text::AnswerText;
-use crate::llama::tokenizer::Tokenizer;
+use super::sequence::{Job, Sequence};
+use super::writing::ModelFacts;
 
-/// A checked request on its way to the decoding thread.
-pub(super) struct Job {
-    /// All tokens known beforehand: the prompt, and the answer where it is to be scored.
-    pub tokens: Vec<u32>,
-    pub work: Work,
+/// The requests of one engine.
+pub(super) struct Scheduler<'a> {
+    pub decoder: &'a Decoder,
+    pub model: ModelFacts<'a>,
+    pub options: &'a EngineOptions,
+    pub pool: &'a Arc<PagePool>,
+    /// Counts sequences put back.
+    pub preemptions: &'a AtomicU64,
+    /// Those that are decoded, the oldest first.
+    active: Vec<Sequence>,
+    /// Those that came and have no place yet, or none any more; the oldest first, all younger than the
+    /// active ones. They hold no pages.
+    waiting: VecDeque<Sequence>,
+    ended: Ended,
 }
 
-pub(super) enum Work {
-    Complete(Box<Writing>),
-    Score {
-        prompt: usize,
-        sum_log_prob: f64,
-        reply: Option<oneshot::Sender<LogLikelihood>>,
-    },
-}
-
-/// A completion being written.
-pub(super) struct Writing {
-    prompt_tokens: usize,
-    max_tokens: usize,
-    sampler: Sampler,
-    logit_bias: Vec<(u32, f32)>,
-    matcher: Option<Matcher>,
-    repetition_penalty: f32,
-    /// Tokens that occurred, where there is a penalty on them.
-    seen: BTreeSet<u32>,
-    top_logprobs: Option<usize>,
-    text: AnswerText,
-    shared_tokens: usize,
-    generated: Vec<u32>,
-    logprobs: Vec<TokenLogProb>,
-    reply: Option<oneshot::Sender<Result<Completion, GenerateError>>>,
-}
-
-impl Writing {
+impl<'a> Scheduler<'a> {
     pub(super) fn new(
-        request: &CompletionRequest,
-        prompt: &[u32],
-        max_tokens: usize,
-        matcher: Option<Matcher>,
-        listener: Option<UnboundedSender<String>>,
-        reply: oneshot::Sender<Result<Completion, GenerateError>>,
+        decoder: &'a Decoder,
+        model: ModelFacts<'a>,
+        options: &'a EngineOptions,
+        pool: &'a Arc<PagePool>,
+        preemptions: &'a AtomicU64,
     ) -> Self {
         Self {
-            prompt_tokens: prompt.len(),
-            max_tokens,
-            sampler: Sampler::new(request),
-            logit_bias: request.logit_bias.iter().map(|(t, b)| (*t, *b)).collect(),
-            matcher,
-            repetition_penalty: request.repetition_penalty,
-            seen: if request.repetition_penalty == 1.0 {
-                BTreeSet::new()
-            } else {
-                prompt.iter().copied().collect()
-            },
-            top_logprobs: request.logprobs,
-            text: AnswerText::new(&request.stop, listener),
-            shared_tokens: 0,
-            generated: Vec::new(),
-            logprobs: Vec::new(),
-            reply: Some(reply),
+            decoder,
+            model,
+            options,
+            pool,
+            preemptions,
+            active: Vec::with_capacity(options.max_batch),
+            waiting: VecDeque::new(),
+            ended: Ended::new(options.shared_prefix_tokens),
         }
     }
 
-    /// Takes the logits after the last token; returns the next token to feed, or `None` at the end.
-    fn advance(&mut self, logits: &mut [f32], model: &ModelFacts<'_>) -> Option<u32> {
-        match self.next(logits, model) {
-            Ok(Turn::Goes(token)) => Some(token),
-            Ok(Turn::Ends(reason)) => {
-                self.finish(reason);
-                None
+    /// Decodes until every sender is gone. Runs inside the engine's thread pool.
+    pub(super) fn run(&mut self, jobs: &Receiver<Job>) {
+        loop {
+            for sequence in self.active.extract_if(.., |s| s.is_abandoned()) {
+                self.ended.keep(sequence.all, sequence.cache);
             }
-            Err(error) => {
-                if let Some(reply) = self.reply.take() {
-                    let _ = reply.send(Err(error));
-                }
-                None
-            }
-        }
-    }
-
-    fn next(&mut self, logits: &mut [f32], model: &ModelFacts<'_>) -> Result<Turn, GenerateError> {
-        let total = self
-            .top_logprobs
-            .map(|_| log_sum_exp(logits, model.instructions));
-        // Rows of the embedding without a token must never be chosen.
-        let known = model.tokenizer.vocab_size().min(logits.len());
-        let logits = &mut logits[..known];
-        let before = self.top_logprobs.zip(total).map(|(count, total)| {
-            let top = top(logits, count)
-                .into_iter()
-                .map(|(token, logit)| (token, f64::from(logit) - total))
-                .collect();
-            (total, logits.to_vec(), top)
-        });
-        penalize(logits, self.seen.iter().copied(), self.repetition_penalty);
-        for (token, bias) in &self.logit_bias {
-            if let Some(logit) = logits.get_mut(*token as usize) {
-                *logit += bias;
-            }
-        }
-        if let Some(matcher) = &mut self.matcher {
-            let mask = matcher
-                .compute_mask()
-                .map_err(|e| GenerateError::Constraint(e.to_string()))?;
-            for (id, logit) in logits.iter_mut().enumerate() {
-                if !mask.is_allowed(id as u32) {
-                    *logit = f32::NEG_INFINITY;
-                }
-            }
-        }
-        let Some(token) = self.sampler.sample(logits) else {
-            return Err(GenerateError::Constraint(
-                "no token of this model continues the text as it must; logit_bias may exclude the needed ones"
-                    .to_owned(),
-            ));
-        };
-        self.generated.push(token);
-        if self.repetition_penalty != 1.0 {
-            self.seen.insert(token);
-        }
-        if let Some((total, logits, top)) = before {
-            self.logprobs.push(TokenLogProb {
-                token,
-                log_prob: f64::from(logits[token as usize]) - total,
-                top,
-            });
-        }
-        if model.eos_token_ids.contains(&token) {
-            return Ok(Turn::Ends(FinishReason::Stop));
-        }
-        if !model.tokenizer.is_special(token) && self.text.push(model.tokenizer.token_bytes(token))
-        {
-            return Ok(Turn::Ends(FinishReason::Stop));
-        }
-        if let Some(matcher) = &mut self.matcher {
-            matcher
-                .consume_token(token)
-                .map_err(|e| GenerateError::Constraint(e.to_string()))?;
-            if matcher.is_stopped() {
-                return if matcher.stop_reason().is_ok() {
-                    Ok(Turn::Ends(FinishReason::Stop))
-                } else {
-                    Err(GenerateError::Constraint(
-                        matcher
-                            .get_error()
-                            .unwrap_or_else(|| matcher.stop_reason().to_string()),
-                    ))
+            self.waiting.retain(|sequence| !sequence.is_abandoned());
+            while self.active.len() < self.options.max_batch {
+                let sequence = match self.waiting.pop_front() {
+                    Some(sequence) => sequence,
+                    None => {
+                        let job = if self.active.is_empty() {
+                            jobs.recv().map_err(|_| TryRecvError::Disconnected)
+                        } else {
+                            jobs.try_recv()
+                        };
+                        match job {
+                            Ok(job) => Sequence::new(job, self.pool),
+                            Err(TryRecvError::Empty) => break,
+                            // Nobody is left to hear an answer.
+                            Err(TryRecvError::Disconnected) => return,
+                        }
+                    }
                 };
-            }
-        }
-        if self.generated.len() >= self.max_tokens {
-            return Ok(Turn::Ends(FinishReason::Length));
-        }
-        Ok(Turn::Goes(token))
-    }
-
-    fn finish(&mut self, finish_reason: FinishReason) {
-        let Some(reply) = self.reply.take() else {
-            return;
-        };
-        // The asker may have gone; then nobody is left to tell.
-        let _ = reply.send(Ok(Completion {
-            text: self.text.finish(),
-            shared_tokens: self.shared_tokens,
-            prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.generated.len(),
-            tokens: std::mem::take(&mut self.generated),
-            finish_reason,
-            logprobs: self
-                .top_logprobs
-                .map(|_| std::mem::take(&mut self.logprobs)),
-        }));
-    }
-}
-
-enum Turn {
-    Goes(u32),
-    Ends(FinishReason),
-}
-
-/// What the decoding of every sequence needs to know of the model.
-struct ModelFacts<'a> {
-    tokenizer: &'a Tokenizer,
-    eos_token_ids: &'a [u32],
-    vocab_size: usize,
-    instructions: Instructions,
-}
-
-/// A request with its place in the batch.
-struct Sequence {
-    cache: KvCache,
-    /// Tokens not yet fed.
-    pending: VecDeque<u32>,
-    work: Work,
-    /// Every token known so far, fed or not.
-    all: Vec<u32>,
-}
-
-impl Sequence {
-    /// Whether more of its prompt is waiting than one token.
-    fn is_reading(&self) -> bool {
-        self.pending.len() > 1
-    }
-
-    /// Tokens that may come from another sequence's cache: not those whose logits are wanted.
-    fn shareable(&self) -> &[u32] {
-        match &self.work {
-            Work::Complete(writing) => &self.all[..writing.prompt_tokens - 1],
-            Work::Score { prompt, .. } => &self.all[..prompt - 1],
-        }
-    }
-
-    /// Goes on from a copy of the first `positions` tokens' keys and values.
-    fn share(&mut self, cache: KvCache, positions: usize) {
-        let new = positions - self.cache.positions();
-        self.pending.drain(..new);
-        self.cache = cache;
-        if let Work::Complete(writing) = &mut self.work {
-            writing.shared_tokens += new;
-        }
-    }
-
-    fn is_abandoned(&self) -> bool {
-        match &self.work {
-            Work::Complete(writing) => writing.reply.as_ref().is_none_or(|r| r.is_closed()),
-            Work::Score { reply, .. } => reply.as_ref().is_none_or(|r| r.is_closed()),
-        }
-    }
-
-    /// How many of the last of `fed` tokens want logits.
-    fn wanted(&self, fed: usize) -> usize {
-        let end = self.cache.positions() + fed;
-        match &self.work {
-            Work::Complete(_) => usize::from(fed == self.pending.len()),
-            // The logits at position i speak of the token at i + 1.
-            Work::Score { prompt, .. } => {
-                end.saturating_sub(self.cache.positions().max(prompt - 1))
-            }
-        }
-    }
-
-    /// Takes the logits of the tokens just fed.
-    fn take(&mut self, logits: &mut [f32], model: &ModelFacts<'_>) {
-        let positions = self.cache.positions();
-        match &mut self.work {
-            Work::Complete(writing) => {
-                if let Some(token) = writing.advance(logits, model) {
-                    self.pending.push_back(token);
-                    self.all.push(token);
+                if !sequence.is_abandoned() && !self.admit(sequence) {
+                    break;
                 }
             }
-            Work::Score {
-                prompt,
-                sum_log_prob,
-                reply,
-            } => {
-                let rows = logits.len() / model.vocab_size;
-                for (row, position) in logits
-                    .chunks_exact(model.vocab_size)
-                    .zip(positions - rows..positions)
-                {
-                    let target = self.all[position + 1] as usize;
-                    *sum_log_prob += f64::from(row[target]) - log_sum_exp(row, model.instructions);
-                }
-                if self.pending.is_empty()
-                    && let Some(reply) = reply.take()
-                {
-                    // The asker may have gone; then nobody is left to tell.
-                    let _ = reply.send(LogLikelihood {
-                        sum_log_prob: *sum_log_prob,
-                        tokens: self.all.len() - *prompt,
-                    });
+            if self.shares() {
+                for reader in 0..self.active.len() {
+                    share_prefix(&mut self.active, reader, &self.ended);
                 }
             }
+            self.turn();
         }
     }
-}
 
-/// Decodes until every sender is gone. Runs inside the engine's thread pool.
-pub(super) fn run(
-    decoder: &Decoder,
-    tokenizer: &Tokenizer,
-    eos_token_ids: &[u32],
-    vocab_size: usize,
-    options: &EngineOptions,
-    jobs: &Receiver<Job>,
-) {
-    let model = ModelFacts {
-        tokenizer,
-        eos_token_ids,
-        vocab_size,
-        instructions: decoder.instructions(),
-    };
-    let mut active: Vec<Sequence> = Vec::with_capacity(options.max_batch);
-    let mut ended = Ended::new(options.shared_prefix_tokens);
-    loop {
-        for sequence in active.extract_if(.., |sequence| sequence.is_abandoned()) {
-            ended.keep(sequence.all, sequence.cache);
+    fn shares(&self) -> bool {
+        self.options.shared_prefix_tokens > 0
+    }
+
+    /// Lets a sequence in, if there are pages for the tokens known of all active ones and one more page
+    /// for each to write on; the first is let in always. Otherwise it waits.
+    fn admit(&mut self, sequence: Sequence) -> bool {
+        let number = self.active.len();
+        self.active.push(sequence);
+        if self.shares() {
+            share_prefix(&mut self.active, number, &self.ended);
+            let (earlier, new) = self.active.split_at_mut(number);
+            let wanted = new[0].shareable();
+            let most = earlier.iter().map(|other| common(&other.all, wanted)).max();
+            new[0].borrowed = most.unwrap_or(0) / PAGE_POSITIONS;
         }
-        while active.len() < options.max_batch {
-            let job = if active.is_empty() {
-                match jobs.recv() {
-                    Ok(job) => job,
-                    Err(_) => return,
-                }
-            } else {
-                match jobs.try_recv() {
-                    Ok(job) => job,
-                    Err(TryRecvError::Empty) => break,
-                    // Nobody is left to hear an answer.
-                    Err(TryRecvError::Disconnected) => return,
-                }
-            };
-            // Of an answer to be scored the last token is only looked for, never fed.
-            let fed = match job.work {
-                Work::Complete(_) => job.tokens.len(),
-                Work::Score { .. } => job.tokens.len() - 1,
-            };
-            let sequence = Sequence {
-                cache: decoder.new_cache(),
-                pending: job.tokens[..fed].iter().copied().collect(),
-                work: job.work,
-                all: job.tokens,
-            };
-            if !sequence.is_abandoned() {
-                active.push(sequence);
+        while number > 0 {
+            let lacking: usize = self.active.iter().map(Sequence::outstanding_pages).sum();
+            if lacking + number <= self.pool.free() {
+                break;
+            }
+            if !self.ended.drop_oldest() {
+                self.put_back_youngest();
+                return false;
             }
         }
-        if options.shared_prefix_tokens > 0 {
-            share_prefixes(&mut active, &ended);
-        }
-        turn(decoder, &mut active, options, &model);
+        true
     }
-}
 
-/// Gives each sequence that is reading its prompt the longest beginning that another one has computed.
-fn share_prefixes(active: &mut [Sequence], ended: &Ended) {
-    for reader in 0..active.len() {
-        if !active[reader].is_reading() || should_wait(active, reader) {
-            continue;
+    /// The youngest active sequence goes back to waiting, before all that wait.
+    fn put_back_youngest(&mut self) {
+        if let Some(mut sequence) = self.active.pop() {
+            sequence.put_back(self.pool);
+            self.waiting.push_front(sequence);
         }
-        let wanted = active[reader].shareable();
-        let enough = active[reader].cache.positions() + WORTH_SHARING;
-        let running = active
+    }
+
+    /// How many tokens each active sequence is fed in the coming turn: one each for those that generate;
+    /// what is left of the chunk goes to prompts, oldest first.
+    fn shares_of_turn(&self) -> Vec<usize> {
+        let mut budget = self.options.prefill_chunk;
+        let active = &self.active;
+        active
             .iter()
             .enumerate()
-            .filter(|(number, _)| *number != reader)
-            .map(|(_, other)| {
-                let fed = &other.all[..other.cache.positions()];
-                (common(fed, wanted), &other.cache)
-            });
-        let best = running.chain(ended.best(wanted));
-        let best = best.max_by_key(|(length, _)| *length);
-        if let Some((length, cache)) = best.filter(|(length, _)| *length >= enough) {
-            let copy = cache.prefix(length);
-            active[reader].share(copy, length);
+            .map(|(number, sequence)| match sequence.pending.len() {
+                0 | 1 => sequence.pending.len(),
+                _ if self.shares() && should_wait(active, number) => 0,
+                waiting => {
+                    let share = waiting.min(budget);
+                    budget -= share;
+                    share
+                }
+            })
+            .collect()
+    }
+
+    /// Takes the pages that the coming turn writes to, for the oldest sequences first. Those for which
+    /// there are none leave the active ones.
+    fn make_room(&mut self, fed: &mut Vec<usize>) {
+        let mut number = 0;
+        while number < self.active.len() {
+            if self.active[number].cache.reserve(fed[number]) {
+                number += 1;
+            } else if !self.ended.drop_oldest() {
+                assert!(
+                    self.active.len() > 1,
+                    "a request that does not fit alone is refused when it is asked"
+                );
+                self.put_back_youngest();
+                self.preemptions.fetch_add(1, Ordering::Relaxed);
+            }
         }
+        fed.truncate(self.active.len());
+    }
+
+    /// Feeds every sequence its share of tokens and lets it act on the logits.
+    fn turn(&mut self) {
+        let mut fed = self.shares_of_turn();
+        self.make_room(&mut fed);
+        let (active, model) = (&mut self.active, &self.model);
+        let wanted: Vec<usize> = active
+            .iter()
+            .zip(&fed)
+            .map(|(sequence, fed)| sequence.wanted(*fed))
+            .collect();
+        let tokens: Vec<Vec<u32>> = active
+            .iter_mut()
+            .zip(&fed)
+            .map(|(sequence, fed)| sequence.pending.drain(..*fed).collect())
+            .collect();
+        let mut steps: Vec<Step<'_>> = active
+            .iter_mut()
+            .zip(&tokens)
+            .zip(&wanted)
+            .filter(|((_, tokens), _)| !tokens.is_empty())
+            .map(|((sequence, tokens), logits)| Step {
+                tokens,
+                cache: &mut sequence.cache,
+                logits: *logits,
+            })
+            .collect();
+        let mut logits = self.decoder.forward(&mut steps);
+
+        let mut rest = logits.as_mut_slice();
+        let mut shares = Vec::with_capacity(active.len());
+        for (sequence, rows) in active.iter_mut().zip(wanted) {
+            let (share, others) = rest.split_at_mut(rows * model.vocab_size);
+            rest = others;
+            if rows > 0 {
+                shares.push((sequence, share));
+            }
+        }
+        shares
+            .into_par_iter()
+            .for_each(|(sequence, share)| sequence.take(share, model));
+    }
+}
+
+/// Gives a sequence that is reading its prompt the longest beginning that another one has computed.
+fn share_prefix(active: &mut [Sequence], reader: usize, ended: &Ended) {
+    if !active[reader].is_reading() || should_wait(active, reader) {
+        return;
+    }
+    let wanted = active[reader].shareable();
+    let enough = active[reader].cache.positions() + WORTH_SHARING;
+    let running = active
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| *number != reader)
+        .map(|(_, other)| {
+            let fed = &other.all[..other.cache.positions()];
+            (common(fed, wanted), &other.cache)
+        });
+    let best = running.chain(ended.best(wanted));
+    let best = best.max_by_key(|(length, _)| *length);
+    if let Some((length, cache)) = best.filter(|(length, _)| *length >= enough) {
+        let prefix = cache.prefix(length);
+        active[reader].share(prefix, length);
     }
 }
 
@@ -390,64 +245,4 @@ fn should_wait(active: &[Sequence], number: usize) -> bool {
         let length = common(&other.all, wanted);
         other.is_reading() && length >= enough && other.cache.positions() < length
     })
-}
-
-/// Feeds every sequence its share of tokens and lets it act on the logits.
-fn turn(
-    decoder: &Decoder,
-    active: &mut [Sequence],
-    options: &EngineOptions,
-    model: &ModelFacts<'_>,
-) {
-    // One token each for those that generate; what is left of the chunk goes to prompts, oldest first.
-    let mut budget = options.prefill_chunk;
-    let sharing = options.shared_prefix_tokens > 0;
-    let fed: Vec<usize> = active
-        .iter()
-        .enumerate()
-        .map(|(number, sequence)| match sequence.pending.len() {
-            0 | 1 => sequence.pending.len(),
-            _ if sharing && should_wait(active, number) => 0,
-            waiting => {
-                let share = waiting.min(budget);
-                budget -= share;
-                share
-            }
-        })
-        .collect();
-    let wanted: Vec<usize> = active
-        .iter()
-        .zip(&fed)
-        .map(|(sequence, fed)| sequence.wanted(*fed))
-        .collect();
-    let tokens: Vec<Vec<u32>> = active
-        .iter_mut()
-        .zip(&fed)
-        .map(|(sequence, fed)| sequence.pending.drain(..*fed).collect())
-        .collect();
-    let mut steps: Vec<Step<'_>> = active
-        .iter_mut()
-        .zip(&tokens)
-        .zip(&wanted)
-        .filter(|((_, tokens), _)| !tokens.is_empty())
-        .map(|((sequence, tokens), logits)| Step {
-            tokens,
-            cache: &mut sequence.cache,
-            logits: *logits,
-        })
-        .collect();
-    let mut logits = decoder.forward(&mut steps);
-
-    let mut rest = logits.as_mut_slice();
-    let mut shares = Vec::with_capacity(active.len());
-    for (sequence, rows) in active.iter_mut().zip(wanted) {
-        let (share, others) = rest.split_at_mut(rows * model.vocab_size);
-        rest = others;
-        if rows > 0 {
-            shares.push((sequence, share));
-        }
-    }
-    shares
-        .into_par_iter()
-        .for_each(|(sequence, share)| sequence.take(share, model));
 }

@@ -1,9 +1,12 @@
 //! Causal attention of one new position over a sequence's cached keys and values.
 
+use std::sync::Arc;
+
 use super::elementwise::{compiled_thrice, exp, sum_lanes};
+use super::page::{PAGE_POSITIONS, Page};
 use super::{Instructions, multiply_add};
 
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Heads of a layer.
 #[derive(Debug, Clone, Copy)]
@@ -13,80 +16,21 @@ pub(in super::super) struct AttentionShape {
     pub head_dim: usize,
 }
 
-/// The keys and values of one layer of one sequence.
-///
-/// Keys lie in blocks of 16 positions, dimension by dimension, so that 16 scores are computed side by
-/// side; values lie position by position.
-pub(in super::super) struct LayerCache {
-    shape: AttentionShape,
-    positions: usize,
-    keys: Vec<Vec<[f32; LANES]>>,
-    values: Vec<Vec<f32>>,
-}
-
-impl LayerCache {
-    pub(in super::super) fn new(shape: AttentionShape) -> Self {
-        Self {
-            shape,
-            positions: 0,
-            keys: vec![Vec::new(); shape.key_value_heads],
-            values: vec![Vec::new(); shape.key_value_heads],
-        }
-    }
-
-    /// A copy of the first positions.
-    pub(in super::super) fn prefix(&self, positions: usize) -> Self {
-        debug_assert!(positions <= self.positions, "only what is there is copied");
-        let width = self.shape.head_dim;
-        let blocks = positions.div_ceil(LANES);
-        Self {
-            shape: self.shape,
-            positions,
-            // Lanes past the end may hold later keys, as attention allows.
-            keys: self
-                .keys
-                .iter()
-                .map(|k| k[..blocks * width].to_vec())
-                .collect(),
-            values: self
-                .values
-                .iter()
-                .map(|v| v[..positions * width].to_vec())
-                .collect(),
-        }
-    }
-
-    /// Adds one position: its key and value, each `[key_value_heads * head_dim]`.
-    pub(in super::super) fn push(&mut self, key: &[f32], value: &[f32]) {
-        let width = self.shape.head_dim;
-        let (block, lane) = (self.positions / LANES, self.positions % LANES);
-        for (head, (keys, values)) in self.keys.iter_mut().zip(&mut self.values).enumerate() {
-            let part = head * width..(head + 1) * width;
-            if lane == 0 {
-                keys.resize((block + 1) * width, [0.0; LANES]);
-            }
-            for (lanes, key) in keys[block * width..].iter_mut().zip(&key[part.clone()]) {
-                lanes[lane] = *key;
-            }
-            values.extend_from_slice(&value[part]);
-        }
-        self.positions += 1;
-    }
-}
-
 /// Attention of one row of queries (`[heads * head_dim]`, already rotated) over the first `positions`
-/// cached positions, into `out` of the same size.
+/// positions of a layer, which lie in `pages`, into `out` of the same size.
 ///
 /// softmax(q K^T / sqrt(head_dim)) V, Vaswani et al., arXiv 1706.03762, with query heads sharing
 /// key/value heads in order (Ainslie et al., arXiv 2305.13245).
 pub(in super::super) fn attend(
     queries: &[f32],
-    cache: &LayerCache,
+    pages: &[Arc<Page>],
+    layer: usize,
     positions: usize,
     out: &mut [f32],
     with: Instructions,
 ) {
-    let shape = cache.shape;
+    let pages = &pages[..positions.div_ceil(PAGE_POSITIONS)];
+    let shape = pages[0].shape().attention;
     let width = shape.head_dim;
     let per_group = shape.heads / shape.key_value_heads;
     let mut weights = vec![0.0; positions.next_multiple_of(LANES)];
@@ -95,44 +39,48 @@ pub(in super::super) fn attend(
         .zip(out.chunks_exact_mut(width))
         .enumerate()
     {
-        let group = head / per_group;
-        let (keys, values) = (&cache.keys[group], &cache.values[group]);
-        attend_head(query, keys, values, positions, &mut weights, out, with);
+        let place = (layer, head / per_group);
+        attend_head(query, pages, place, positions, &mut weights, out, with);
     }
 }
 
 compiled_thrice!(
-    /// One head; `weights` is room for one number a position.
+    /// One head, of the layer and key/value head named by `place`; `weights` is room for one number a
+    /// position.
     attend_head, attend_head_of,
-    (query: &[f32], keys: &[[f32; 16]], values: &[f32], positions: usize, weights: &mut [f32], out: &mut [f32])
+    (query: &[f32], pages: &[Arc<Page>], place: (usize, usize), positions: usize, weights: &mut [f32],
+        out: &mut [f32])
 );
 
 #[inline(always)]
 fn attend_head_of<const FMA: bool>(
     query: &[f32],
-    keys: &[[f32; LANES]],
-    values: &[f32],
+    pages: &[Arc<Page>],
+    (layer, group): (usize, usize),
     positions: usize,
     weights: &mut [f32],
     out: &mut [f32],
 ) {
     let width = query.len();
     let scale = 1.0 / (width as f32).sqrt();
-    for (block, scores) in keys
-        .chunks_exact(width)
-        .zip(weights.chunks_exact_mut(LANES))
-    {
-        let mut sums = [0.0; LANES];
-        for (lanes, q) in block.iter().zip(query) {
-            for (sum, key) in sums.iter_mut().zip(lanes) {
-                *sum = multiply_add::<FMA>(*q, *key, *sum);
+    for (page, weights) in pages.iter().zip(weights.chunks_mut(PAGE_POSITIONS)) {
+        for (block, scores) in page
+            .keys(layer, group)
+            .chunks_exact(width)
+            .zip(weights.chunks_exact_mut(LANES))
+        {
+            let mut sums = [0.0; LANES];
+            for (lanes, q) in block.iter().zip(query) {
+                for (sum, key) in sums.iter_mut().zip(lanes) {
+                    *sum = multiply_add::<FMA>(*q, *key, *sum);
+                }
+            }
+            for (score, sum) in scores.iter_mut().zip(sums) {
+                *score = sum * scale;
             }
         }
-        for (score, sum) in scores.iter_mut().zip(sums) {
-            *score = sum * scale;
-        }
     }
-    // Lanes past the end hold zero keys, or keys of later positions: they take no part.
+    // Lanes past the end hold zero keys, or keys of later or other positions: they take no part.
     let padded = positions.next_multiple_of(LANES);
     weights[positions..padded].fill(f32::NEG_INFINITY);
     let weights = &mut weights[..padded];
@@ -161,19 +109,21 @@ fn attend_head_of<const FMA: bool>(
     for (number, out) in out.chunks_mut(BLOCK).enumerate() {
         let first = number * BLOCK;
         let mut sums = [0.0; BLOCK];
-        for (weight, value) in weights
+        for (page, weights) in pages
             .iter()
-            .zip(values.chunks_exact(width))
-            .take(positions)
+            .zip(weights[..positions].chunks(PAGE_POSITIONS))
         {
-            let value = &value[first..first + out.len()];
-            if let Some(value) = value.first_chunk::<BLOCK>() {
-                for (sum, value) in sums.iter_mut().zip(value) {
-                    *sum = multiply_add::<FMA>(*weight, *value, *sum);
-                }
-            } else {
-                for (sum, value) in sums.iter_mut().zip(value) {
-                    *sum = multiply_add::<FMA>(*weight, *value, *sum);
+            let values = page.values(layer, group).chunks_exact(width);
+            for (weight, value) in weights.iter().zip(values) {
+                let value = &value[first..first + out.len()];
+                if let Some(value) = value.first_chunk::<BLOCK>() {
+                    for (sum, value) in sums.iter_mut().zip(value) {
+                        *sum = multiply_add::<FMA>(*weight, *value, *sum);
+                    }
+                } else {
+                    for (sum, value) in sums.iter_mut().zip(value) {
+                        *sum = multiply_add::<FMA>(*weight, *value, *sum);
+                    }
                 }
             }
         }
@@ -185,6 +135,7 @@ fn attend_head_of<const FMA: bool>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::page::{PagePool, PageShape};
     use super::*;
 
     fn numbers(count: usize, seed: f32) -> Vec<f32> {
@@ -229,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_the_textbook_across_block_borders() {
+    fn agrees_with_the_textbook_across_the_borders_of_blocks_and_pages() {
         for (heads, key_value_heads, head_dim) in [(4, 2, 12), (2, 1, 80), (3, 3, 64)] {
             let shape = AttentionShape {
                 heads,
@@ -237,19 +188,30 @@ mod tests {
                 head_dim,
             };
             let row = key_value_heads * head_dim;
-            let keys: Vec<Vec<f32>> = (0..40).map(|p| numbers(row, p as f32)).collect();
-            let values: Vec<Vec<f32>> = (0..40).map(|p| numbers(row, 100.0 - p as f32)).collect();
+            const COUNT: usize = 2 * PAGE_POSITIONS + 9;
+            let keys: Vec<Vec<f32>> = (0..COUNT).map(|p| numbers(row, p as f32)).collect();
+            let values: Vec<Vec<f32>> =
+                (0..COUNT).map(|p| numbers(row, 100.0 - p as f32)).collect();
             let queries = numbers(heads * head_dim, 0.3);
-            let mut cache = LayerCache::new(shape);
-            for (key, value) in keys.iter().zip(&values) {
-                cache.push(key, value);
+            let shape_of_pages = PageShape {
+                layers: 2,
+                attention: shape,
+            };
+            let pool = PagePool::new(shape_of_pages, usize::MAX);
+            let mut pages = vec![pool.take(), pool.take(), pool.take()];
+            for (position, (key, value)) in keys.iter().zip(&values).enumerate() {
+                let page = Arc::get_mut(&mut pages[position / PAGE_POSITIONS]).unwrap();
+                let position = position % PAGE_POSITIONS;
+                page.write(1, position, key, value);
+                // Another layer's numbers take no part.
+                page.write(0, position, &numbers(row, 7.0), &numbers(row, 8.0));
             }
-            for positions in [1, 15, 16, 17, 33, 40] {
+            for positions in [1, 15, 16, 17, 33, 40, 63, 64, 65, 80, 128, 129, COUNT] {
                 let exact = textbook(&queries, &keys[..positions], &values[..positions], shape);
                 let mut results = Vec::new();
                 for with in Instructions::available() {
                     let mut out = vec![0.0; heads * head_dim];
-                    attend(&queries, &cache, positions, &mut out, with);
+                    attend(&queries, &pages, 1, positions, &mut out, with);
                     for (found, exact) in out.iter().zip(&exact) {
                         assert!((f64::from(*found) - exact).abs() < 1e-5);
                     }

@@ -12,14 +12,16 @@ mod attention;
 mod blocks;
 mod elementwise;
 mod matmul;
+mod page;
 mod panel;
 mod stored;
 
 use std::sync::OnceLock;
 
-pub(super) use attention::{AttentionShape, LayerCache, attend};
+pub(super) use attention::{AttentionShape, attend};
 pub(super) use elementwise::{add, exp, log_sum_exp, rms_norm, swiglu};
 pub(super) use matmul::PackedMatrix;
+pub(super) use page::{PAGE_POSITIONS, Page, PagePool, PageShape};
 pub(in crate::llama) use stored::{Format, Stored};
 
 /// Instructions that the kernels may use.
