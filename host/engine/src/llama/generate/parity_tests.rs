@@ -55,6 +55,7 @@ fn the_decoder_and_the_trainer_find_every_token_equally_likely() {
                 tokens: tokens.len(),
                 recompute: Recompute::Nothing,
                 lora_rank: 0,
+                dropout_width: 0,
                 label_rows: tokens.len(),
                 activations: DType::F32,
             };
