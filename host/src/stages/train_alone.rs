@@ -86,7 +86,7 @@ pub enum TrainAloneError {
         /// The lines of the examples.
         places: String,
         /// What the trainer said.
-        error: TrainError,
+        error: Box<TrainError>,
     },
     /// The directory belongs to a recipe.
     #[error("{} is the directory of a recipe's run; choose another with --dir", .0.display())]
@@ -266,7 +266,7 @@ fn train_here(
                     TrainError::NotFinite { examples, .. } => job.examples.places(examples),
                     _ => String::new(),
                 },
-                error,
+                error: Box::new(error),
             }
         }
         error => error.into(),

@@ -10,6 +10,7 @@ use crate::llama::config::LlamaConfig;
 use crate::llama::source::{LocalModel, Model, OnProgress, SourceError};
 use crate::llama::tokenizer::Tokenizer;
 use crate::llama::weights::{Weights, WeightsError};
+use crate::trainer::memory::available_bytes;
 
 /// A model in memory, for inference alone.
 pub struct InferenceModel {
@@ -24,8 +25,9 @@ impl InferenceModel {
     /// `Q8_0`, `Q4_K`, `Q5_K` and `Q6_K` matrices are kept; all else becomes f32. Both give the same answers, to the bit.
     ///
     /// # Errors
-    /// As [`LocalModel::open`].
+    /// As [`LocalModel::open`]; [`SourceError::TooLarge`] before anything is read.
     pub fn open(model: &LocalModel, progress: OnProgress<'_>) -> Result<Self, SourceError> {
+        model.fits(available_bytes())?;
         // Three things that take about as long as each other, and do not need each other.
         std::thread::scope(|scope| {
             let weights = scope.spawn(|| -> Result<StoredWeights, SourceError> {

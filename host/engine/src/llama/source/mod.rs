@@ -115,6 +115,19 @@ pub enum SourceError {
         /// Rows of the embedding matrix.
         rows: usize,
     },
+    /// The weights alone are larger than the memory that there is.
+    #[error(
+        "{}: the weights take {needed_bytes} bytes of memory, {available_bytes} are available; free some, or take a smaller model or one of fewer bits (`pacos convert MODEL small.gguf --type q4_k_m`, on a machine that has room for it)",
+        path.display()
+    )]
+    TooLarge {
+        /// The model.
+        path: PathBuf,
+        /// Bytes of its weights as they are stored, which is the least that they take.
+        needed_bytes: u64,
+        /// Bytes that can be had.
+        available_bytes: u64,
+    },
 }
 
 /// Called now and then while a model is fetched.
@@ -317,6 +330,32 @@ impl LocalModel {
             });
         }
         Ok((config, tokenizer))
+    }
+
+    /// Refuses weights that are larger as they are stored than the memory that there is.
+    pub(super) fn fits(&self, available_bytes: Option<u64>) -> Result<(), SourceError> {
+        let bytes = |path: &Path| path.metadata().map_or(0, |file| file.len());
+        let needed_bytes = match self.path.is_dir() {
+            false => bytes(&self.path),
+            true => {
+                let entries = std::fs::read_dir(&self.path)
+                    .into_iter()
+                    .flatten()
+                    .flatten();
+                // Other files of weights beside them are not read.
+                let ours = |name: &str| name.starts_with("model") && name.ends_with(".safetensors");
+                let weights = entries.filter(|entry| entry.file_name().to_str().is_some_and(ours));
+                weights.map(|entry| bytes(&entry.path())).sum()
+            }
+        };
+        match available_bytes {
+            Some(available_bytes) if available_bytes < needed_bytes => Err(SourceError::TooLarge {
+                path: self.path.clone(),
+                needed_bytes,
+                available_bytes,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// sha256 of its files, as [`Model::identity`] defines it.

@@ -63,6 +63,34 @@ fn a_saved_model_opens_again_with_a_stable_identity() {
 }
 
 #[test]
+fn weights_larger_than_memory_are_refused_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    test_model::model(3)
+        .save_hf(folder.path(), DType::F32)
+        .unwrap();
+    let file = folder.path().join("model.safetensors");
+    let bytes = file.metadata().unwrap().len();
+    std::fs::write(
+        folder.path().join("consolidated.safetensors"),
+        "another form",
+    )
+    .unwrap();
+    for path in [folder.path(), &file] {
+        let model = ModelSource::Path(path.to_owned())
+            .fetch(&mut |_| {})
+            .unwrap();
+        let text = model.fits(Some(bytes - 1)).unwrap_err().to_string();
+        let expected = format!(
+            "the weights take {bytes} bytes of memory, {} are available",
+            bytes - 1
+        );
+        assert!(text.contains(&expected), "{text}");
+        model.fits(Some(bytes)).unwrap();
+        model.fits(None).unwrap();
+    }
+}
+
+#[test]
 fn a_tokenizer_of_another_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut model = test_model::model(3);
