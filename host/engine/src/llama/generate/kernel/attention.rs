@@ -66,14 +66,12 @@ fn attend_row_of<const FMA: bool>(
             .enumerate()
         {
             let keys = page.keys(layer, head / per_group);
-            let mut sums = [0.0; PAGE_POSITIONS];
-            for (lanes, q) in keys.iter().zip(query) {
-                for (sum, key) in sums.iter_mut().zip(lanes) {
-                    *sum = multiply_add::<FMA>(*q, *key, *sum);
-                }
-            }
-            for (score, sum) in weights[first..].iter_mut().zip(sums) {
-                *score = sum * scale;
+            let scores = &mut weights[first..first + PAGE_POSITIONS];
+            // Lanes past the end take no part; a short sequence leaves most of them out.
+            match positions - first {
+                0..=LANES => multiply_keys::<FMA, LANES>(query, keys, scale, scores),
+                ..=32 => multiply_keys::<FMA, 32>(query, keys, scale, scores),
+                _ => multiply_keys::<FMA, PAGE_POSITIONS>(query, keys, scale, scores),
             }
         }
     }
@@ -98,6 +96,25 @@ fn attend_row_of<const FMA: bool>(
         for out in out {
             *out *= normal;
         }
+    }
+}
+
+/// The scores of the first `COUNT` positions of a page: the query times each key, times `scale`.
+#[inline(always)]
+fn multiply_keys<const FMA: bool, const COUNT: usize>(
+    query: &[f32],
+    keys: &[[f32; PAGE_POSITIONS]],
+    scale: f32,
+    scores: &mut [f32],
+) {
+    let mut sums = [0.0; COUNT];
+    for (keys, q) in keys.iter().zip(query) {
+        for (sum, key) in sums.iter_mut().zip(keys) {
+            *sum = multiply_add::<FMA>(*q, *key, *sum);
+        }
+    }
+    for (score, sum) in scores.iter_mut().zip(sums) {
+        *score = sum * scale;
     }
 }
 
