@@ -187,6 +187,25 @@ fn requests_put_back_for_want_of_pages_answer_as_alone() {
 }
 
 #[test]
+fn dropped_requests_give_their_pages_back_whether_they_run_or_wait() {
+    let engine = engine_of(
+        4,
+        EngineOptions {
+            shared_prefix_tokens: 0,
+            ..EngineOptions::default()
+        },
+    );
+    runtime().block_on(async {
+        let many = (0..8).map(|i| engine.complete(long(&format!("{i} hello"), 180, i)));
+        let abandoned = tokio::time::timeout(Duration::from_millis(5), join_all(many)).await;
+        assert!(abandoned.is_err(), "too fast to be dropped");
+        let whole = engine.complete(long("quick", 240, 1)).await.unwrap();
+        assert_eq!(whole.completion_tokens, 240);
+    });
+    assert!(engine.kv_cache().peak_bytes <= engine.kv_cache().limit_bytes);
+}
+
+#[test]
 fn a_full_pool_gives_up_kept_beginnings_before_it_holds_up_requests() {
     let engine = engine_of(3, EngineOptions::default());
     let first = long("hello world, in the well, in the world", 70, 1);

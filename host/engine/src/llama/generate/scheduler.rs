@@ -24,12 +24,12 @@ use super::writing::ModelFacts;
 
 /// The requests of one engine.
 pub(super) struct Scheduler<'a> {
-    pub decoder: &'a Decoder,
-    pub model: ModelFacts<'a>,
-    pub options: &'a EngineOptions,
-    pub pool: &'a Arc<PagePool>,
+    decoder: &'a Decoder,
+    model: ModelFacts<'a>,
+    options: &'a EngineOptions,
+    pool: &'a Arc<PagePool>,
     /// Counts sequences put back.
-    pub preemptions: &'a AtomicU64,
+    preemptions: &'a AtomicU64,
     /// Those that are decoded, the oldest first.
     active: Vec<Sequence>,
     /// Those that came and have no place yet, or none any more; the oldest first, all younger than the
@@ -111,17 +111,19 @@ impl<'a> Scheduler<'a> {
             let most = earlier.iter().map(|other| common(&other.all, wanted)).max();
             new[0].borrowed = most.unwrap_or(0) / PAGE_POSITIONS;
         }
-        while number > 0 {
+        if number == 0 {
+            return true;
+        }
+        loop {
             let lacking: usize = self.active.iter().map(Sequence::outstanding_pages).sum();
             if lacking + number <= self.pool.free() {
-                break;
+                return true;
             }
             if !self.ended.drop_oldest() {
                 self.put_back_youngest();
                 return false;
             }
         }
-        true
     }
 
     /// The youngest active sequence goes back to waiting, before all that wait.

@@ -31,56 +31,126 @@ pub(in super::super) fn attend(
 ) {
     let pages = &pages[..positions.div_ceil(PAGE_POSITIONS)];
     let shape = pages[0].shape().attention;
-    let width = shape.head_dim;
-    let per_group = shape.heads / shape.key_value_heads;
-    let mut weights = vec![0.0; positions.next_multiple_of(LANES)];
-    for (head, (query, out)) in queries
-        .chunks_exact(width)
-        .zip(out.chunks_exact_mut(width))
-        .enumerate()
-    {
-        let place = (layer, head / per_group);
-        attend_head(query, pages, place, positions, &mut weights, out, with);
-    }
+    // A number for each position of the pages, for each head.
+    let mut weights = vec![0.0; shape.heads * pages.len() * PAGE_POSITIONS];
+    attend_row(queries, pages, layer, positions, &mut weights, out, with);
 }
 
 compiled_thrice!(
-    /// One head, of the layer and key/value head named by `place`; `weights` is room for one number a
-    /// position.
-    attend_head, attend_head_of,
-    (query: &[f32], pages: &[Arc<Page>], place: (usize, usize), positions: usize, weights: &mut [f32],
+    /// All heads of one row. Page by page, so that heads find shared keys and values in the nearest cache
+    /// and what is read lies side by side; each sum is one chain in the order of dimensions or positions.
+    attend_row, attend_row_of,
+    (queries: &[f32], pages: &[Arc<Page>], layer: usize, positions: usize, weights: &mut [f32],
         out: &mut [f32])
 );
 
 #[inline(always)]
-fn attend_head_of<const FMA: bool>(
-    query: &[f32],
+fn attend_row_of<const FMA: bool>(
+    queries: &[f32],
     pages: &[Arc<Page>],
-    (layer, group): (usize, usize),
+    layer: usize,
     positions: usize,
     weights: &mut [f32],
     out: &mut [f32],
 ) {
-    let width = query.len();
+    let shape = pages[0].shape().attention;
+    let width = shape.head_dim;
+    let per_group = shape.heads / shape.key_value_heads;
+    let room = pages.len() * PAGE_POSITIONS;
     let scale = 1.0 / (width as f32).sqrt();
-    for (page, weights) in pages.iter().zip(weights.chunks_mut(PAGE_POSITIONS)) {
-        for (block, scores) in page
-            .keys(layer, group)
+    for (number, page) in pages.iter().enumerate() {
+        let first = number * PAGE_POSITIONS;
+        for (head, (query, weights)) in queries
             .chunks_exact(width)
-            .zip(weights.chunks_exact_mut(LANES))
+            .zip(weights.chunks_exact_mut(room))
+            .enumerate()
         {
-            let mut sums = [0.0; LANES];
-            for (lanes, q) in block.iter().zip(query) {
-                for (sum, key) in sums.iter_mut().zip(lanes) {
-                    *sum = multiply_add::<FMA>(*q, *key, *sum);
-                }
-            }
-            for (score, sum) in scores.iter_mut().zip(sums) {
-                *score = sum * scale;
+            let keys = page.keys(layer, head / per_group);
+            let scores = &mut weights[first..first + PAGE_POSITIONS];
+            // Lanes past the end take no part; a short sequence leaves most of them out.
+            match positions - first {
+                0..=LANES => multiply_keys::<FMA, LANES>(query, keys, scale, scores),
+                ..=32 => multiply_keys::<FMA, 32>(query, keys, scale, scores),
+                _ => multiply_keys::<FMA, PAGE_POSITIONS>(query, keys, scale, scores),
             }
         }
     }
-    // Lanes past the end hold zero keys, or keys of later or other positions: they take no part.
+    out.fill(0.0);
+    let mut normals = vec![0.0; shape.heads];
+    for (normal, weights) in normals.iter_mut().zip(weights.chunks_exact_mut(room)) {
+        *normal = 1.0 / exponents::<FMA>(weights, positions);
+    }
+    for (number, page) in pages.iter().enumerate() {
+        let first = number * PAGE_POSITIONS;
+        let here = PAGE_POSITIONS.min(positions - first);
+        for (head, (out, weights)) in out
+            .chunks_exact_mut(width)
+            .zip(weights.chunks_exact(room))
+            .enumerate()
+        {
+            let values = page.values(layer, head / per_group);
+            add_weighted::<FMA>(&weights[first..][..here], values, out);
+        }
+    }
+    for (out, normal) in out.chunks_exact_mut(width).zip(normals) {
+        for out in out {
+            *out *= normal;
+        }
+    }
+}
+
+/// The scores of the first `COUNT` positions of a page: the query times each key, times `scale`.
+#[inline(always)]
+fn multiply_keys<const FMA: bool, const COUNT: usize>(
+    query: &[f32],
+    keys: &[[f32; PAGE_POSITIONS]],
+    scale: f32,
+    scores: &mut [f32],
+) {
+    let mut sums = [0.0; COUNT];
+    for (keys, q) in keys.iter().zip(query) {
+        for (sum, key) in sums.iter_mut().zip(keys) {
+            *sum = multiply_add::<FMA>(*q, *key, *sum);
+        }
+    }
+    for (score, sum) in scores.iter_mut().zip(sums) {
+        *score = sum * scale;
+    }
+}
+
+/// Adds rows of `values`, each as long as `sums`, times their weights to `sums`.
+#[inline(always)]
+fn add_weighted<const FMA: bool>(weights: &[f32], values: &[f32], sums: &mut [f32]) {
+    const BLOCK: usize = 64;
+    let width = sums.len();
+    let (blocks, rest) = sums.as_chunks_mut::<BLOCK>();
+    for (number, block) in blocks.iter_mut().enumerate() {
+        let mut sums = *block;
+        for (weight, value) in weights.iter().zip(values.chunks_exact(width)) {
+            let value: &[f32; BLOCK] = value[number * BLOCK..]
+                .first_chunk()
+                .expect("a block lies within a row");
+            for (sum, value) in sums.iter_mut().zip(value) {
+                *sum = multiply_add::<FMA>(*weight, *value, *sum);
+            }
+        }
+        *block = sums;
+    }
+    if rest.is_empty() {
+        return;
+    }
+    let first = width - rest.len();
+    for (weight, value) in weights.iter().zip(values.chunks_exact(width)) {
+        for (sum, value) in rest.iter_mut().zip(&value[first..]) {
+            *sum = multiply_add::<FMA>(*weight, *value, *sum);
+        }
+    }
+}
+
+/// Makes `exp(score - largest)` of the scores of the first `positions`; returns their sum.
+#[inline(always)]
+fn exponents<const FMA: bool>(weights: &mut [f32], positions: usize) -> f32 {
+    // Lanes past the end hold what was there: they take no part.
     let padded = positions.next_multiple_of(LANES);
     weights[positions..padded].fill(f32::NEG_INFINITY);
     let weights = &mut weights[..padded];
@@ -103,34 +173,7 @@ fn attend_head_of<const FMA: bool>(
             *total += *score;
         }
     }
-    let normal = 1.0 / sum_lanes(totals);
-
-    const BLOCK: usize = 64;
-    for (number, out) in out.chunks_mut(BLOCK).enumerate() {
-        let first = number * BLOCK;
-        let mut sums = [0.0; BLOCK];
-        for (page, weights) in pages
-            .iter()
-            .zip(weights[..positions].chunks(PAGE_POSITIONS))
-        {
-            let values = page.values(layer, group).chunks_exact(width);
-            for (weight, value) in weights.iter().zip(values) {
-                let value = &value[first..first + out.len()];
-                if let Some(value) = value.first_chunk::<BLOCK>() {
-                    for (sum, value) in sums.iter_mut().zip(value) {
-                        *sum = multiply_add::<FMA>(*weight, *value, *sum);
-                    }
-                } else {
-                    for (sum, value) in sums.iter_mut().zip(value) {
-                        *sum = multiply_add::<FMA>(*weight, *value, *sum);
-                    }
-                }
-            }
-        }
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out = sum * normal;
-        }
-    }
+    sum_lanes(totals)
 }
 
 #[cfg(test)]
@@ -181,7 +224,9 @@ mod tests {
 
     #[test]
     fn agrees_with_the_textbook_across_the_borders_of_blocks_and_pages() {
-        for (heads, key_value_heads, head_dim) in [(4, 2, 12), (2, 1, 80), (3, 3, 64)] {
+        for (heads, key_value_heads, head_dim) in
+            [(4, 2, 12), (2, 1, 80), (3, 3, 64), (9, 3, 64), (4, 1, 144)]
+        {
             let shape = AttentionShape {
                 heads,
                 key_value_heads,

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::attention::{AttentionShape, LANES};
 
-/// Positions of a page: blocks of 16 whose scores are computed side by side. Fewer waste less at a
-/// sequence's end, more make longer runs of neighbouring memory.
+/// Positions of a page: as many scores as are computed side by side. Fewer waste less at a sequence's
+/// end, more make longer runs of neighbouring memory.
 pub(in super::super) const PAGE_POSITIONS: usize = 4 * LANES;
 
 /// What a model keeps of a position.
@@ -23,17 +23,28 @@ pub(in super::super) struct PageShape {
 impl PageShape {
     /// Memory of a page.
     pub(in super::super) fn bytes(self) -> usize {
-        self.layers * self.attention.key_value_heads * 2 * self.part() * size_of::<[f32; LANES]>()
+        self.layers
+            * self.attention.key_value_heads
+            * 2
+            * self.part()
+            * size_of::<[f32; PAGE_POSITIONS]>()
     }
 
-    /// Where the numbers of one head of one layer begin: its keys, and its values after them.
-    fn start(self, layer: usize, head: usize) -> usize {
-        (layer * self.attention.key_value_heads + head) * 2 * self.part()
+    /// Where the keys of one head of one layer begin. The keys of a layer's heads lie side by side, and
+    /// their values after them.
+    fn keys(self, layer: usize, head: usize) -> usize {
+        let heads = self.attention.key_value_heads;
+        (2 * layer * heads + head) * self.part()
     }
 
-    /// What the keys of one head take, in groups of 16 numbers; its values take as much.
+    /// Where the values of one head of one layer begin.
+    fn values(self, layer: usize, head: usize) -> usize {
+        self.keys(layer, head) + self.attention.key_value_heads * self.part()
+    }
+
+    /// What the keys of one head take, in groups of 64 numbers; its values take as much.
     fn part(self) -> usize {
-        self.attention.head_dim * (PAGE_POSITIONS / LANES)
+        self.attention.head_dim
     }
 }
 
@@ -93,7 +104,10 @@ impl PagePool {
         let shape = self.shape;
         Arc::new(Page {
             shape,
-            numbers: vec![[0.0; LANES]; shape.bytes() / size_of::<[f32; LANES]>()],
+            numbers: vec![
+                [0.0; PAGE_POSITIONS];
+                shape.bytes() / size_of::<[f32; PAGE_POSITIONS]>()
+            ],
             _claim: claim,
         })
     }
@@ -125,12 +139,12 @@ impl Drop for Claim {
 
 /// Keys and values of neighbouring positions of one sequence, of all layers and heads.
 ///
-/// Keys lie in blocks of 16 positions, dimension by dimension, so that 16 scores are computed side by
-/// side; values lie position by position.
+/// Keys lie dimension by dimension, all positions of a dimension side by side, so that scores are computed
+/// side by side; values lie position by position.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Page {
     shape: PageShape,
-    numbers: Vec<[f32; LANES]>,
+    numbers: Vec<[f32; PAGE_POSITIONS]>,
     /// Held, never read.
     _claim: Claim,
 }
@@ -140,17 +154,16 @@ impl Page {
         self.shape
     }
 
-    /// Keys of one head of one layer: `[blocks, head_dim, 16]`.
+    /// Keys of one head of one layer: `[head_dim, positions]`.
     #[inline(always)]
-    pub(super) fn keys(&self, layer: usize, head: usize) -> &[[f32; LANES]] {
-        &self.numbers[self.shape.start(layer, head)..][..self.shape.part()]
+    pub(super) fn keys(&self, layer: usize, head: usize) -> &[[f32; PAGE_POSITIONS]] {
+        &self.numbers[self.shape.keys(layer, head)..][..self.shape.part()]
     }
 
     /// Values of one head of one layer: `[positions, head_dim]`.
     #[inline(always)]
     pub(super) fn values(&self, layer: usize, head: usize) -> &[f32] {
-        let start = self.shape.start(layer, head) + self.shape.part();
-        self.numbers[start..][..self.shape.part()].as_flattened()
+        self.numbers[self.shape.values(layer, head)..][..self.shape.part()].as_flattened()
     }
 
     /// Writes one position of one layer: its key and value, each `[key_value_heads * head_dim]`.
@@ -162,19 +175,17 @@ impl Page {
         value: &[f32],
     ) {
         let width = self.shape.attention.head_dim;
-        let (block, lane) = (position / LANES, position % LANES);
         for (head, (key, value)) in key
             .chunks_exact(width)
             .zip(value.chunks_exact(width))
             .enumerate()
         {
-            let start = self.shape.start(layer, head);
-            let (keys, values) =
-                self.numbers[start..][..2 * self.shape.part()].split_at_mut(self.shape.part());
-            for (lanes, key) in keys[block * width..].iter_mut().zip(key) {
-                lanes[lane] = *key;
+            let keys = &mut self.numbers[self.shape.keys(layer, head)..];
+            for (lanes, key) in keys.iter_mut().zip(key) {
+                lanes[position] = *key;
             }
-            values.as_flattened_mut()[position * width..][..width].copy_from_slice(value);
+            let values = self.numbers[self.shape.values(layer, head)..].as_flattened_mut();
+            values[position * width..][..width].copy_from_slice(value);
         }
     }
 }
