@@ -69,8 +69,8 @@ fn attend_row_of<const FMA: bool>(
             let scores = &mut weights[first..first + PAGE_POSITIONS];
             // Lanes past the end take no part; a short sequence leaves most of them out.
             match positions - first {
-                0..=LANES => multiply_keys::<FMA, LANES>(query, keys, scale, scores),
-                ..=32 => multiply_keys::<FMA, 32>(query, keys, scale, scores),
+                ..=16 => multiply_keys::<FMA, LANES>(query, keys, scale, scores),
+                17..=32 => multiply_keys::<FMA, 32>(query, keys, scale, scores),
                 _ => multiply_keys::<FMA, PAGE_POSITIONS>(query, keys, scale, scores),
             }
         }
