@@ -150,18 +150,27 @@ fn requests_put_back_for_want_of_pages_answer_as_alone() {
         };
         let roomy = Engine::start(test_model::model(1), roomy).unwrap();
         let tight = engine_of(
-            5,
+            6,
             EngineOptions {
                 shared_prefix_tokens,
-                prefill_chunk: 40,
+                // So slowly that those that write need a second page before a score is whole.
+                prefill_chunk: 1,
                 ..EngineOptions::default()
             },
         );
         runtime().block_on(async {
-            let (prompt, answer): (Vec<u32>, Vec<u32>) = ((20..90).collect(), (100..230).collect());
+            let (prompt, answer): (Vec<u32>, Vec<u32>) = ((20..40).collect(), (100..180).collect());
+            let complete = |asked: &[CompletionRequest]| {
+                let asked = asked.to_vec();
+                join_all(asked.into_iter().map(|request| tight.complete(request)))
+            };
             let scores = (0..4).map(|_| tight.log_likelihood(&prompt, &answer));
-            let answers = join_all(asked.iter().cloned().map(|r| tight.complete(r)));
-            let (answers, scores) = futures::join!(answers, join_all(scores));
+            let (mut answers, scores, others) = futures::join!(
+                complete(&asked[..2]),
+                join_all(scores),
+                complete(&asked[2..])
+            );
+            answers.extend(others);
             for (asked, answer) in asked.iter().zip(answers) {
                 let alone = roomy.complete(asked.clone()).await.unwrap();
                 assert_eq!(alone, unshared(answer.unwrap()));

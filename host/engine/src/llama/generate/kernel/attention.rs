@@ -68,9 +68,9 @@ fn attend_row_of<const FMA: bool>(
             let keys = page.keys(layer, head / per_group);
             let scores = &mut weights[first..first + PAGE_POSITIONS];
             // Lanes past the end take no part; a short sequence leaves most of them out.
-            match (positions - first).div_ceil(LANES) {
-                0 | 1 => multiply_keys::<FMA, LANES>(query, keys, scale, scores),
-                2 => multiply_keys::<FMA, { 2 * LANES }>(query, keys, scale, scores),
+            match positions - first {
+                ..=16 => multiply_keys::<FMA, LANES>(query, keys, scale, scores),
+                17..=32 => multiply_keys::<FMA, 32>(query, keys, scale, scores),
                 _ => multiply_keys::<FMA, PAGE_POSITIONS>(query, keys, scale, scores),
             }
         }
