@@ -145,7 +145,10 @@ fn split_at_answer(prompt: &[u32], whole: &[u32]) -> (Vec<u32>, Vec<u32>) {
 
 fn failure(error: GenerateError) -> Failure {
     let code = match &error {
-        GenerateError::TooLong { .. } => "context-length",
+        GenerateError::TooLong { .. } | GenerateError::TooLarge { .. } => "context-length",
+        GenerateError::NotFinite { .. } => {
+            return Failure::fatal("model-not-finite", error.to_string());
+        }
         GenerateError::Stopped | GenerateError::Start(_) => {
             return Failure::fatal("model-stopped", error.to_string());
         }

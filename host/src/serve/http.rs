@@ -49,7 +49,9 @@ impl From<GenerateError> for Refusal {
     fn from(error: GenerateError) -> Self {
         let message = error.to_string();
         match error {
-            GenerateError::TooLong { .. } => Self::bad("context_length_exceeded", message),
+            GenerateError::TooLong { .. } | GenerateError::TooLarge { .. } => {
+                Self::bad("context_length_exceeded", message)
+            }
             GenerateError::Start(_) | GenerateError::Stopped => Self {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 code: "model_stopped",
