@@ -15,7 +15,8 @@ pub fn available_bytes() -> Option<u64> {
             let folder = format!("/sys/fs/cgroup{path}");
             let limit = fs::read_to_string(format!("{folder}/memory.max")).ok()?;
             let used = fs::read_to_string(format!("{folder}/memory.current")).ok()?;
-            group_available(&limit, &used)
+            let stat = fs::read_to_string(format!("{folder}/memory.stat")).unwrap_or_default();
+            group_available(&limit, &used, &stat)
         });
     match (machine, group) {
         (Some(machine), Some(group)) => Some(machine.min(group)),
@@ -40,11 +41,18 @@ fn kibibytes(text: &str, name: &str) -> Option<u64> {
     Some(1024 * kibibytes)
 }
 
-/// Control group version 2; a limit of "max" is none.
-fn group_available(limit: &str, used: &str) -> Option<u64> {
+/// Control group version 2; a limit of "max" is none. Cached files count as used there, and give way: a model
+/// that was just fetched must not look like memory that is gone.
+fn group_available(limit: &str, used: &str, stat: &str) -> Option<u64> {
     let limit: u64 = limit.trim().parse().ok()?;
     let used: u64 = used.trim().parse().ok()?;
-    Some(limit.saturating_sub(used))
+    let cached = |name: &str| {
+        let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
+        let found = lines.find(|(key, _)| *key == name);
+        found.map_or(0, |(_, bytes)| bytes.trim().parse().unwrap_or(0))
+    };
+    let files: u64 = cached("inactive_file") + cached("active_file");
+    Some(limit.saturating_sub(used.saturating_sub(files)))
 }
 
 #[cfg(test)]
@@ -58,7 +66,9 @@ mod tests {
         assert_eq!(machine_available("MemTotal: 1 kB"), None);
         #[cfg(target_os = "linux")]
         assert!(peak_bytes().is_some_and(|peak| peak > 1 << 20));
-        assert_eq!(group_available("8000\n", "3000\n"), Some(5000));
-        assert_eq!(group_available("max\n", "3000\n"), None);
+        assert_eq!(group_available("8000\n", "3000\n", ""), Some(5000));
+        assert_eq!(group_available("max\n", "3000\n", ""), None);
+        let stat = "anon 400\nfile 2700\ninactive_file 2000\nactive_file 600\n";
+        assert_eq!(group_available("8000\n", "3000\n", stat), Some(7600));
     }
 }
